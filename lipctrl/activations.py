@@ -1,0 +1,123 @@
+"""Activations, their slope intervals and their values in numpy: one table that networks and proofs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A nonlinearity σ with (Δw - lower·Δv)(Δw - upper·Δv) ≤ 0.
+
+    For `group == 1` the inequality holds neuron by neuron. For `group > 1` neurons are coupled and it
+    holds for the sum over each group of that many neighbours, so a group shares one multiplier.
+    `value` maps (..., h) to (..., h) in float64.
+    """
+
+    name: str
+    lower: float
+    upper: float
+    value: Callable[[np.ndarray], np.ndarray]
+    group: int = 1
+    params: Mapping[str, Any] | None = None
+
+    @property
+    def gain(self) -> float:
+        """Return the Lipschitz constant of σ in the l2 norm."""
+        return max(abs(self.lower), abs(self.upper))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form that certificates hold."""
+        return {"name": self.name, **(self.params or {})}
+
+
+def _group_sort(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    def value(v: np.ndarray) -> np.ndarray:
+        grouped = v.reshape(*v.shape[:-1], v.shape[-1] // size, size)
+        return np.sort(grouped, axis=-1).reshape(v.shape)
+
+    return value
+
+
+def _sigmoid(v: np.ndarray) -> np.ndarray:
+    return 0.5 * (1.0 + np.tanh(0.5 * v))
+
+
+def _gelu(v: np.ndarray) -> np.ndarray:
+    from scipy.special import ndtr
+
+    return v * ndtr(v)
+
+
+# Slope intervals of SiLU and GELU have irrational ends: rounded outwards in the seventh digit.
+_SILU = (-0.0998394, 1.0998394)
+_GELU = (-0.1289044, 1.1289044)
+
+_PLAIN: dict[str, tuple[float, float, Callable[[np.ndarray], np.ndarray]]] = {
+    "identity": (1.0, 1.0, lambda v: v),
+    "relu": (0.0, 1.0, lambda v: np.maximum(v, 0.0)),
+    "tanh": (0.0, 1.0, np.tanh),
+    "softplus": (0.0, 1.0, lambda v: np.logaddexp(0.0, v)),
+    "sigmoid": (0.0, 0.25, _sigmoid),
+    "elu": (0.0, 1.0, lambda v: np.where(v > 0.0, v, np.expm1(np.minimum(v, 0.0)))),
+    "abs": (-1.0, 1.0, np.abs),
+    "softsign": (0.0, 1.0, lambda v: v / (1.0 + np.abs(v))),
+    "hardtanh": (0.0, 1.0, lambda v: np.clip(v, -1.0, 1.0)),
+    "arctan": (0.0, 1.0, np.arctan),
+    "sin": (-1.0, 1.0, np.sin),
+    "silu": (*_SILU, lambda v: v * _sigmoid(v)),
+    "gelu": (*_GELU, _gelu),
+}
+
+
+def _finite(name: str, key: str, value: Any) -> float:
+    if type(value) not in (int, float) or not np.isfinite(value):
+        raise ValueError(f"activation {name!r}: {key} is {value!r}; expected a finite number")
+    return float(value)
+
+
+def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
+    """Return the activation that a name or a table such as {"name": "leaky_relu", "slope": 0.1} describes.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or parameter; the message lists the known names.
+
+    Examples
+    --------
+    >>> activation("relu").lower, activation("relu").upper
+    (0.0, 1.0)
+    >>> activation({"name": "leaky_relu", "slope": 0.1}).lower
+    0.1
+    """
+    if isinstance(spec, Activation):
+        return spec
+    table = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = table.pop("name", None)
+    if name in _PLAIN and not table:
+        lower, upper, value = _PLAIN[name]
+        return Activation(name, lower, upper, value)
+    if name == "leaky_relu" and set(table) <= {"slope"}:
+        a = _finite(name, "slope", table.get("slope", 0.01))
+        return Activation(
+            name, min(a, 1.0), max(a, 1.0), lambda v: np.where(v > 0.0, v, a * v), params={"slope": a}
+        )
+    if name == "soft_threshold" and set(table) <= {"threshold"}:
+        t = _finite(name, "threshold", table.get("threshold", 1.0))
+        if t < 0.0:
+            raise ValueError(f"activation 'soft_threshold': threshold is {t}; expected at least 0")
+        return Activation(
+            name, 0.0, 1.0, lambda v: np.sign(v) * np.maximum(np.abs(v) - t, 0.0), params={"threshold": t}
+        )
+    if name == "groupsort" and set(table) <= {"size"}:
+        size = table.get("size", 2)
+        if type(size) is not int or size < 2:
+            raise ValueError(f"activation 'groupsort': size is {size!r}; expected an integer of at least 2")
+        return Activation(name, -1.0, 1.0, _group_sort(size), group=size, params={"size": size})
+    known = [*_PLAIN, "leaky_relu (slope)", "soft_threshold (threshold)", "groupsort (size)"]
+    raise ValueError(f"unknown activation {spec!r}; known are {', '.join(known)}")

@@ -1,0 +1,372 @@
+"""A certificate is a derivation tree that describes a map, states its gain and carries the numbers that prove it.
+
+Every node holds the weights that *run* and the witness that *proves*; `rule` names the inference that
+turns the claims of `parts` into the claim of the node. The tree is therefore both an executable
+description of a network and a proof object. Nothing in this file decides whether a claim is true:
+that is the job of `lipctrl.checker.check`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = "lipctrl-certificate"
+VERSION = 1
+NORMS = ("l2", "linf")
+CLAIMS = ("lipschitz", "one-sided", "inverse")
+
+
+class CertificateFormatError(ValueError):
+    """A file or a dictionary is not a lipctrl certificate."""
+
+
+def _frozen(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Copy arrays to read-only float64, so that a sealed certificate cannot drift from its digest."""
+    out = {}
+    for name in sorted(arrays):
+        array = np.array(arrays[name], dtype=np.float64, order="C")
+        array.setflags(write=False)
+        out[name] = array
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """A claim: the map that this tree describes has incremental gain at most `gain`.
+
+    Parameters
+    ----------
+    rule : name of the inference, a key of `lipctrl.rules.RULES`.
+    gain : the claimed bound, in the norm `norm`. For `claim="lipschitz"` it bounds
+        ‖f(x)-f(x')‖ ≤ gain·‖x-x'‖; for "one-sided" ⟨f(x)-f(x'), x-x'⟩ ≤ gain·‖x-x'‖²; for "inverse"
+        ‖f(x)-f(x')‖ ≥ gain·‖x-x'‖.
+    in_features, out_features : dimensions of the map.
+    parts : certificates of the sub-maps.
+    weights, witness : numbers that run, numbers that prove (float64, read-only).
+    params : JSON values of the rule, such as the names of activations.
+    region : None when the claim holds for every pair of inputs, or (lower, upper) arrays of the box
+        from which both inputs must come.
+    note : JSON values for people (method, slack, measured errors). Covered by the digest, used by no proof.
+    digest : SHA-256 over everything above; computed when empty, compared by `check` when given.
+    """
+
+    rule: str
+    gain: float
+    in_features: int
+    out_features: int
+    parts: tuple[Certificate, ...] = ()
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    witness: Mapping[str, np.ndarray] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    norm: str = "l2"
+    claim: str = "lipschitz"
+    region: tuple[np.ndarray, np.ndarray] | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "gain", float(self.gain))
+        set_(self, "in_features", int(self.in_features))
+        set_(self, "out_features", int(self.out_features))
+        set_(self, "parts", tuple(self.parts))
+        set_(self, "weights", _frozen(self.weights))
+        set_(self, "witness", _frozen(self.witness))
+        set_(self, "params", dict(self.params))
+        set_(self, "note", dict(self.note))
+        if self.norm not in NORMS:
+            raise CertificateFormatError(f"norm is {self.norm!r}; expected one of {NORMS}")
+        if self.claim not in CLAIMS:
+            raise CertificateFormatError(f"claim is {self.claim!r}; expected one of {CLAIMS}")
+        if self.region is not None:
+            box = _frozen({"lower": self.region[0], "upper": self.region[1]})
+            set_(self, "region", (box["lower"], box["upper"]))
+        if not self.digest:
+            set_(self, "digest", self.computed_digest())
+
+    # -- identity ---------------------------------------------------------------------------------
+
+    def computed_digest(self) -> str:
+        """Return the SHA-256 of this node's numbers and of its parts' digests."""
+        h = hashlib.sha256()
+        head = {
+            "rule": self.rule,
+            "gain": self.gain.hex(),
+            "features": [self.in_features, self.out_features],
+            "params": self.params,
+            "norm": self.norm,
+            "claim": self.claim,
+            "note": self.note,
+            "parts": [p.digest for p in self.parts],
+        }
+        h.update(json.dumps(head, sort_keys=True, allow_nan=True).encode())
+        region = {} if self.region is None else {"lower": self.region[0], "upper": self.region[1]}
+        for kind, arrays in (("weights", self.weights), ("witness", self.witness), ("region", region)):
+            for name, array in arrays.items():
+                h.update(f"{kind}/{name}/{array.shape}".encode())
+                h.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+        return h.hexdigest()
+
+    def nodes(self) -> Iterator[Certificate]:
+        """Yield every distinct node once, parts before wholes (no recursion: trees may be deep)."""
+        seen: set[int] = set()
+        stack: list[tuple[Certificate, bool]] = [(self, False)]
+        while stack:
+            node, expanded = stack.pop()
+            if expanded:
+                yield node
+            elif id(node) not in seen:
+                seen.add(id(node))
+                stack.append((node, True))
+                stack.extend((part, False) for part in reversed(node.parts))
+
+    # -- the described map ------------------------------------------------------------------------
+
+    def evaluate(self, x: Any) -> np.ndarray:
+        """Run the described map in float64: x of shape (..., in_features) to (..., out_features)."""
+        x = np.asarray(x, dtype=np.float64)
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(
+                f"input has shape {x.shape}; expected (..., {self.in_features}): features come last"
+            )
+        # The rules live on the floor above; they are looked up by name, never imported here.
+        return importlib.import_module("lipctrl.rules").evaluate(self, x)
+
+    # -- what the analysis reads ------------------------------------------------------------------
+
+    @property
+    def _policy_core(self) -> Certificate:
+        return self.parts[0] if self.rule == "projection" and self.parts else self
+
+    @property
+    def center(self) -> np.ndarray | None:
+        """Centre K₀ (out × in) of the incremental ball of a residual policy, else None.
+
+        ‖π(y)-π(y')-K₀(y-y')‖ ≤ radius·‖y-y'‖ wherever `limits` are inactive; sign: u = π(y), so a
+        policy u = -K y + φ(y) has K₀ = -K.
+        """
+        core = self._policy_core
+        return core.parts[0].weights["weight"] if core.rule == "centered" else None
+
+    @property
+    def radius(self) -> float | None:
+        """Radius ρ of the incremental ball around `center`, None when there is no centre."""
+        core = self._policy_core
+        return core.parts[1].gain if core.rule == "centered" else None
+
+    @property
+    def limits(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Bounds (lower, upper) of an outermost clip of the output, or None."""
+        if self.rule != "projection":
+            return None
+        return self.weights["lower"], self.weights["upper"]
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: a flat list of nodes, parts before wholes, the root last."""
+        index: dict[int, int] = {}
+        nodes = []
+        for node in self.nodes():
+            index[id(node)] = len(nodes)
+            nodes.append(_node_to_dict(node, [index[id(p)] for p in node.parts]))
+        return {"format": FORMAT, "version": VERSION, "digest": self.digest, "nodes": nodes}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the certificate as JSON, atomically; every float64 survives the round trip exactly."""
+        path = Path(path)
+        try:
+            text = json.dumps(self.to_dict(), allow_nan=False)
+        except ValueError as error:
+            raise CertificateFormatError("a certificate with NaN or inf entries cannot be saved") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    def __str__(self) -> str:
+        """Return the derivation tree, one node a line."""
+        lines: list[str] = []
+        stack: list[tuple[Certificate, int]] = [(self, 0)]
+        while stack:
+            node, depth = stack.pop()
+            lines.append("  " * depth + _headline(node))
+            stack.extend((part, depth + 1) for part in reversed(node.parts))
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Certificate {_headline(self)} · {sum(1 for _ in self.nodes())} nodes · {self.digest[:12]}>"
+
+
+def _headline(node: Certificate) -> str:
+    sign = "≥" if node.claim == "inverse" else "≤"
+    where = "" if node.region is None else " on a box"
+    kind = "gain" if node.claim == "lipschitz" else node.claim
+    activations = node.params.get("activations", [])
+    inner = sorted({a["name"] for a in activations if isinstance(a, dict)}) if activations else []
+    tail = f" [{', '.join(inner)}]" if inner else ""
+    return (
+        f"{node.rule}{tail} ({node.in_features} → {node.out_features}): "
+        f"{kind} {sign} {node.gain:.9g} ({node.norm}){where}"
+    )
+
+
+def _arrays_to_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {name: {"shape": list(a.shape), "data": a.ravel().tolist()} for name, a in arrays.items()}
+
+
+def _node_to_dict(node: Certificate, parts: list[int]) -> dict[str, Any]:
+    region = None
+    if node.region is not None:
+        region = _arrays_to_dict({"lower": node.region[0], "upper": node.region[1]})
+    return {
+        "rule": node.rule,
+        "gain": node.gain,
+        "in_features": node.in_features,
+        "out_features": node.out_features,
+        "norm": node.norm,
+        "claim": node.claim,
+        "params": dict(node.params),
+        "note": dict(node.note),
+        "parts": parts,
+        "weights": _arrays_to_dict(node.weights),
+        "witness": _arrays_to_dict(node.witness),
+        "region": region,
+        "digest": node.digest,
+    }
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise CertificateFormatError(message)
+
+
+def _arrays_from_dict(data: Any, where: str) -> dict[str, np.ndarray]:
+    _expect(isinstance(data, dict), f"{where} is not a table of arrays")
+    out = {}
+    for name, entry in data.items():
+        _expect(
+            isinstance(entry, dict) and set(entry) == {"shape", "data"}, f"{where}/{name} is not an array"
+        )
+        shape, values = entry["shape"], entry["data"]
+        _expect(
+            isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape),
+            f"{where}/{name} has the bad shape {shape!r}",
+        )
+        _expect(
+            isinstance(values, list) and all(type(v) in (int, float) for v in values),
+            f"{where}/{name} holds something that is not a number",
+        )
+        _expect(
+            len(values) == math.prod(shape),
+            f"{where}/{name} has {len(values)} numbers for the shape {shape}",
+        )
+        try:
+            out[name] = np.array([float(v) for v in values], dtype=np.float64).reshape(shape)
+        except OverflowError as error:
+            raise CertificateFormatError(f"{where}/{name} holds an integer beyond float64") from error
+    return out
+
+
+_NODE_KEYS = {
+    *("rule", "gain", "in_features", "out_features", "norm", "claim", "params", "note", "parts"),
+    *("weights", "witness", "region", "digest"),
+}
+
+
+def _node_from_dict(data: Any, earlier: list[Certificate]) -> Certificate:
+    where = f"node {len(earlier)}"
+    _expect(isinstance(data, dict), f"{where} is not a table")
+    _expect(set(data) == _NODE_KEYS, f"{where} has the wrong fields: {sorted(set(data) ^ _NODE_KEYS)}")
+    for key in ("rule", "norm", "claim", "digest"):
+        _expect(isinstance(data[key], str) and data[key] != "", f"{where}: {key} is not a word")
+    for key in ("in_features", "out_features"):
+        _expect(type(data[key]) is int and data[key] >= 1, f"{where}: {key} is not a positive integer")
+    _expect(type(data["gain"]) in (int, float), f"{where}: gain is not a number")
+    for key in ("params", "note"):
+        _expect(isinstance(data[key], dict), f"{where}: {key} is not a table")
+    parts = data["parts"]
+    _expect(
+        isinstance(parts, list) and all(type(i) is int and 0 <= i < len(earlier) for i in parts),
+        f"{where}: parts must be numbers of earlier nodes",
+    )
+    region = None
+    if data["region"] is not None:
+        box = _arrays_from_dict(data["region"], f"{where}/region")
+        _expect(set(box) == {"lower", "upper"}, f"{where}: region needs lower and upper")
+        region = (box["lower"], box["upper"])
+    return Certificate(
+        rule=data["rule"],
+        gain=float(data["gain"]),
+        in_features=data["in_features"],
+        out_features=data["out_features"],
+        parts=tuple(earlier[i] for i in parts),
+        weights=_arrays_from_dict(data["weights"], f"{where}/weights"),
+        witness=_arrays_from_dict(data["witness"], f"{where}/witness"),
+        params=data["params"],
+        norm=data["norm"],
+        claim=data["claim"],
+        region=region,
+        note=data["note"],
+        digest=data["digest"],
+    )
+
+
+def certificate_from_dict(data: Any) -> Certificate:
+    """Rebuild a certificate from its JSON form; nothing is proved by this.
+
+    Raises
+    ------
+    CertificateFormatError
+        When the data is not a certificate of this format and version.
+    """
+    _expect(isinstance(data, dict) and data.get("format") == FORMAT, f"this is not a {FORMAT}")
+    _expect(data.get("version") == VERSION, f"version {data.get('version')!r}; this lipctrl reads {VERSION}")
+    _expect(set(data) == {"format", "version", "digest", "nodes"}, "unknown fields beside the nodes")
+    _expect(isinstance(data["nodes"], list) and len(data["nodes"]) > 0, "there are no nodes")
+    nodes: list[Certificate] = []
+    for entry in data["nodes"]:
+        nodes.append(_node_from_dict(entry, nodes))
+    root = nodes[-1]
+    if root.digest != data["digest"]:
+        # Kept, not repaired: `check` reports it as a broken seal.
+        object.__setattr__(root, "digest", str(data["digest"]) or "missing")
+    return root
+
+
+def _no_constant(token: str) -> float:
+    raise CertificateFormatError(f"{token} is not a number that a certificate may hold")
+
+
+def load_certificate(path: str | os.PathLike[str]) -> Certificate:
+    """Read a certificate from a JSON file; run `lipctrl.check` on it before believing it.
+
+    Raises
+    ------
+    CertificateFormatError
+        When the file is not a certificate. FileNotFoundError and other OSError pass through.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CertificateFormatError(f"{path} is not JSON: {error}") from error
+    return certificate_from_dict(data)

@@ -1,4 +1,4 @@
-"""lipctrl: neural controllers whose Lipschitz bound is guaranteed by construction, with the proof carried to the loop.
+"""lipctrl: neural controllers with a Lipschitz bound by construction, and its proof carried to the loop.
 
 Public names are loaded on first use: `import lipctrl` imports neither torch nor python-control, and a stored
 certificate can be checked and analysed where torch is not installed.

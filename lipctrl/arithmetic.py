@@ -15,7 +15,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 UNIT = 2.0**-53
-TINY = 2.0**-1074
+# The smallest normal double: it bounds an underflow also where a library flushes subnormals to zero.
+TINY = 2.0**-1022
 
 
 class Numbers(Protocol):
@@ -37,6 +38,7 @@ class Numbers(Protocol):
     def middle(self) -> np.ndarray: ...
     def shift(self, rows: np.ndarray, columns: np.ndarray) -> Self: ...
     def row_sums(self) -> list[Fraction]: ...
+    def zero_rows(self) -> np.ndarray: ...
 
 
 def _up(radius: np.ndarray, operations: int) -> np.ndarray:
@@ -123,6 +125,10 @@ class Enclosure:
         """Scale by 2**rows on the left and 2**columns on the right: exact up to underflow."""
         exponent = rows[:, None] + columns[None, :]
         return Enclosure(np.ldexp(self._middle, exponent), np.ldexp(self.radius, exponent) + TINY)
+
+    def zero_rows(self) -> np.ndarray:
+        """Tell which rows are exactly zero."""
+        return self._is_zero().all(axis=1)
 
     def row_sums(self) -> list[Fraction]:
         """Return upper bounds of the row sums of absolute values."""
@@ -211,6 +217,10 @@ class Dyadic:
         factors = np.empty(exponent.shape, dtype=object)
         factors.ravel()[:] = [1 << int(e - low) for e in exponent.ravel()]
         return Dyadic(self.integers * factors, self.exponent - low)
+
+    def zero_rows(self) -> np.ndarray:
+        """Tell which rows are exactly zero."""
+        return np.array([not any(row) for row in self.integers], dtype=bool)
 
     def row_sums(self) -> list[Fraction]:
         """Return the exact row sums of absolute values."""

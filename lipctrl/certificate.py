@@ -1,4 +1,4 @@
-"""A certificate is a derivation tree that describes a map, states its gain and carries the numbers that prove it.
+"""A certificate is a derivation tree: it describes a map, states its gain and carries the proof.
 
 Every node holds the weights that *run* and the witness that *proves*; `rule` names the inference that
 turns the claims of `parts` into the claim of the node. The tree is therefore both an executable

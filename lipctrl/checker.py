@@ -39,8 +39,8 @@ def check(certificate: Certificate, *, route: str = "float") -> CheckReport:
 
     The claim concerns the real-arithmetic map of the stored weights. `route="float"` bounds every rounding
     error of its own float64 arithmetic; `route="exact"` uses integers (slower, for small networks and as an
-    oracle). A failed check is not a proof of the contrary. Any altered number breaks the seal (SHA-256) even where
-    the altered claim would still be true.
+    oracle). A failed check is not a proof of the contrary. Any altered number breaks the seal (SHA-256)
+    even where the altered claim would still be true.
 
     Parameters
     ----------

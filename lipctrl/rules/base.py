@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.arithmetic import Dyadic, Enclosure
+from lipctrl.arithmetic import Numbers
 from lipctrl.certificate import Certificate
 from lipctrl.positivity import NotProvedError
 
 __all__ = ["RULES", "Kind", "NotProvedError", "Rule", "evaluate", "register", "require", "round_up"]
 
-Kind = type[Enclosure] | type[Dyadic]
+Kind = type[Numbers]
 RULES: dict[str, Rule] = {}
 
 
@@ -62,6 +62,7 @@ def require_parts(node: Certificate, count: int | None = None) -> None:
     if count is not None:
         require(len(node.parts) == count, f"{node.rule} takes {count} parts, got {len(node.parts)}")
     require(len(node.parts) > 0, f"{node.rule} takes at least one part")
+    require(node.claim == "lipschitz", f"{node.rule} proves Lipschitz bounds, not {node.claim!r}")
     for part in node.parts:
         require(part.claim == "lipschitz", f"{node.rule} composes Lipschitz bounds, not {part.claim!r}")
         require(part.norm == node.norm, f"{node.rule} mixes the norms {part.norm} and {node.norm}")

@@ -10,9 +10,9 @@ With e_l the rows of z_l in the stacked increments Δz = (Δx, Δz_1, …, Δz_K
     N = ρ E_0ᵀE_0 - YᵀY + Σ_l [(E_l - M_l V_l)ᵀ Λ_l (E_l - S_l V_l) + transpose]  ⪰ 0
 
 proves ‖Δy‖² ≤ ρ ‖Δx‖² (LipSDP, Fazlyab et al. 2019, Theorem 2; the residual block of Juston et al. 2025,
-eq. (5), is the graph in which only the first layer and the output read x). Other
-properties replace ρ E_0ᵀE_0 - YᵀY by another quadratic form of (Δx, Δy). A layer's nonlinearity may be another certified map:
-it then has slopes [-γ, γ] in norm and a single multiplier.
+eq. (5), is the graph in which only the first layer and the output read x). Other claims replace
+ρ E_0ᵀE_0 - YᵀY by another quadratic form of (Δx, Δy). A layer's nonlinearity may be another certified
+map: it then has slopes [-γ, γ] in norm and a single multiplier.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _read_activation(node: Certificate, spec: Any, size: int, graph: Graph) -> N
 
 
 def performance(node: Certificate) -> tuple[float, float, float]:
-    """Return (a, b, c): the claim is a‖Δx‖² + 2b⟨Δx, Δy⟩ + c‖Δy‖² ≥ 0, with squares rounded to the safe side."""
+    """Return (a, b, c) of the claim a‖Δx‖² + 2b⟨Δx, Δy⟩ + c‖Δy‖² ≥ 0, squares rounded to the safe side."""
     gain = node.gain
     exact(gain)
     require(gain >= 0.0 or node.claim == "one-sided", "the gain is negative")

@@ -74,7 +74,7 @@ class Enclosure:
         return self._middle
 
     def _is_zero(self) -> np.ndarray:
-        return (self._middle == 0.0) & (self.radius == 0.0)
+        return np.logical_and(self._middle == 0.0, self.radius == 0.0)
 
     def __add__(self, other: Enclosure) -> Enclosure:
         middle = self._middle + other._middle
@@ -128,7 +128,7 @@ class Enclosure:
 
     def zero_rows(self) -> np.ndarray:
         """Tell which rows are exactly zero."""
-        return self._is_zero().all(axis=1)
+        return np.all(self._is_zero(), axis=1)
 
     def row_sums(self) -> list[Fraction]:
         """Return upper bounds of the row sums of absolute values."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from lipctrl.arithmetic import Dyadic, Enclosure
+from lipctrl.arithmetic import Dyadic, Enclosure, Numbers
 
 Blocks = dict[tuple[int, int], Any]
 
@@ -74,7 +74,7 @@ def _factor(blocks: Blocks, order: list[int], shift: float) -> dict[tuple[int, i
         factor[i, i] = root
         later = [j for j in order if j > i and (i, j) in work]
         for j in later:
-            factor[i, j] = scipy.linalg.solve_triangular(root, work[i, j], trans="T", check_finite=False)
+            factor[i, j] = scipy.linalg.solve_triangular(root, work[i, j], trans=1, check_finite=False)
         for a, j in enumerate(later):
             for k in later[a:]:
                 update = factor[i, j].T @ factor[i, k]
@@ -114,7 +114,7 @@ def _residual_bound(
 
 
 def prove_positive_semidefinite(
-    blocks: Mapping[tuple[int, int], Enclosure] | Mapping[tuple[int, int], Dyadic], sizes: list[int]
+    blocks: Mapping[tuple[int, int], Numbers], sizes: list[int]
 ) -> float:
     """Prove N ⪰ 0 for the symmetric matrix with blocks N_ij, i ≤ j, or raise.
 

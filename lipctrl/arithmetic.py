@@ -36,6 +36,7 @@ class Numbers(Protocol):
     def column(self) -> Self: ...
     def diagonal_matrix(self) -> Self: ...
     def middle(self) -> np.ndarray: ...
+    def take(self, rows: np.ndarray, columns: np.ndarray) -> Self: ...
     def shift(self, rows: np.ndarray, columns: np.ndarray) -> Self: ...
     def row_sums(self) -> list[Fraction]: ...
     def zero_rows(self) -> np.ndarray: ...
@@ -120,6 +121,11 @@ class Enclosure:
     def diagonal_matrix(self) -> Enclosure:
         """Return the diagonal matrix of a vector."""
         return Enclosure(np.diag(self._middle), np.diag(self.radius))
+
+    def take(self, rows: np.ndarray, columns: np.ndarray) -> Enclosure:
+        """Return the submatrix of the given rows and columns."""
+        index = np.ix_(rows, columns)
+        return Enclosure(self._middle[index], self.radius[index])
 
     def shift(self, rows: np.ndarray, columns: np.ndarray) -> Enclosure:
         """Scale by 2**rows on the left and 2**columns on the right: exact up to underflow."""
@@ -209,6 +215,10 @@ class Dyadic:
         out = np.zeros((n, n), dtype=object)
         out[np.arange(n), np.arange(n)] = self.integers
         return Dyadic(out, self.exponent)
+
+    def take(self, rows: np.ndarray, columns: np.ndarray) -> Dyadic:
+        """Return the submatrix of the given rows and columns."""
+        return Dyadic(self.integers[np.ix_(rows, columns)], self.exponent)
 
     def shift(self, rows: np.ndarray, columns: np.ndarray) -> Dyadic:
         """Scale by 2**rows on the left and 2**columns on the right."""

@@ -45,17 +45,10 @@ def _scaled(blocks: Mapping[tuple[int, int], Any], sizes: list[int]) -> tuple[Bl
     out: Blocks = {}
     for (i, j), block in blocks.items():
         if len(kept[i]) and len(kept[j]):
-            out[i, j] = _take(block, kept[i], kept[j]).shift(exponents[i], exponents[j])
+            whole = block.shape == (len(kept[i]), len(kept[j]))
+            part = block if whole else block.take(kept[i], kept[j])
+            out[i, j] = part.shift(exponents[i], exponents[j])
     return out, kept
-
-
-def _take(block: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
-    if block.shape == (len(rows), len(columns)):
-        return block
-    index = np.ix_(rows, columns)
-    if isinstance(block, Dyadic):
-        return Dyadic(block.integers[index], block.exponent)
-    return Enclosure(block.middle()[index], block.radius[index])
 
 
 def _factor(blocks: Blocks, order: list[int], shift: float) -> dict[tuple[int, int], np.ndarray]:

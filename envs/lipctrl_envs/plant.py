@@ -1,0 +1,479 @@
+"""One plant, one truth: the same torch transition is stepped, differentiated, linearised and bounded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import control
+
+    from lipctrl_envs.canvas import Canvas
+    from lipctrl_envs.lure import LureForm
+
+Parameters = Mapping[str, Tensor]
+"""Physical parameters that differ between environments: name -> tensor of the batch shape."""
+
+
+class Signal(NamedTuple):
+    """A scalar signal: its name and its SI unit."""
+
+    name: str
+    unit: str
+
+
+def physical(default: float, unit: str, *, positive: bool = True) -> Any:
+    """Declare a physical parameter of a plant: a keyword with a unit that may be randomised."""
+    return field(default=default, metadata={"unit": unit, "positive": positive})
+
+
+def join(columns: Sequence[Tensor]) -> Tensor:
+    """Collect columns of shape (...,) into one tensor (..., n), each column contiguous in memory.
+
+    Keeping every signal contiguous makes the element-wise work of large batches about twice as fast as
+    interleaving the signals of one environment.
+    """
+    return torch.stack(list(columns)).movedim(0, -1)
+
+
+class _Overlay:
+    """A plant's attributes with some parameters replaced by tensors, one value for each environment."""
+
+    def __init__(self, plant: Plant, parameters: Parameters) -> None:
+        self._plant = plant
+        self.__dict__.update(parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plant, name)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plant(ABC):
+    """A controlled system in discrete time, written once in torch, in SI units, with its rest at zero.
+
+    A plant is immutable; everything that varies (state, clock, randomised parameters) is passed in, so one
+    plant serves one environment or a million, on any device, in any precision, with gradients.
+
+    Parameters common to every plant
+    --------------------------------
+    dt : sampling period [s].
+    horizon : length of an episode in steps, after which it is truncated.
+    action_limit : actuator saturation, the symmetric box |action| <= action_limit in physical units (a number,
+        or one for each action); `math.inf` means none.
+    delay : actuator delay in samples. The commands under way are part of the state, so the delayed plant
+        is still Markov and still linearises exactly.
+    observation_noise : standard deviation of the noise that environments add to each observation.
+    disturbance : standard deviation of each disturbance, drawn afresh in every step (physical units).
+    randomization : name of a physical parameter -> relative half-width r; in every episode the parameter
+        is its nominal value times a number uniform in [1 - r, 1 + r].
+
+    Raises
+    ------
+    TypeError : an unknown keyword.   ValueError : a value out of range, saying which and what to pass.
+    """
+
+    dt: float = 0.02
+    horizon: int = 500
+    action_limit: Any = 1.0
+    delay: int = 0
+    observation_noise: Any = 0.0
+    disturbance: Any = 0.0
+    randomization: Mapping[str, float] = field(default_factory=dict)
+
+    name: ClassVar[str]
+    actions: ClassVar[tuple[Signal, ...]]
+    disturbances: ClassVar[tuple[Signal, ...]]
+    frame_size: ClassVar[tuple[int, int]] = (400, 600)
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        for attribute, size in (
+            ("action_limit", self.action_size),
+            ("observation_noise", self.observation_size),
+            ("disturbance", len(self.disturbances)),
+        ):
+            object.__setattr__(self, attribute, self._per_channel(attribute, size))
+        if np.any(self.action_limit <= 0.0):
+            raise ValueError(
+                f"{self.name}: action_limit must be positive, got {self.action_limit}; use math.inf for no limit"
+            )
+        unknown = set(self.randomization) - set(self.parameter_units)
+        if unknown:
+            raise ValueError(
+                f"{self.name}: cannot randomise {sorted(unknown)}; its parameters are {sorted(self.parameter_units)}"
+            )
+        for name, width in self.randomization.items():
+            if not 0.0 <= width < 1.0:
+                raise ValueError(f"{self.name}: randomization[{name!r}] must lie in [0, 1), got {width}")
+
+    def _check_numbers(self) -> None:
+        for name in self.parameter_units:
+            value, positive = getattr(self, name), self._parameter_fields[name].metadata["positive"]
+            if not math.isfinite(value) or value < 0.0 or (positive and value == 0.0):
+                wanted = "positive and finite" if positive else "finite and not negative"
+                unit = self.parameter_units[name]
+                raise ValueError(f"{self.name}: {name} [{unit}] must be {wanted}, got {value}")
+        if not (math.isfinite(self.dt) and self.dt > 0.0):
+            raise ValueError(f"{self.name}: dt [s] must be positive and finite, got {self.dt}")
+        for name, least in (("horizon", 1), ("delay", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{self.name}: {name} must be a whole number >= {least}, got {value!r}")
+
+    def _per_channel(self, attribute: str, size: int) -> np.ndarray:
+        """Return an option as a read-only float64 array with one non-negative entry a channel."""
+        values = np.asarray(getattr(self, attribute), dtype=np.float64)
+        if values.ndim > 1 or (values.ndim == 1 and values.size != size):
+            raise ValueError(
+                f"{self.name}: {attribute} takes one number or {size} numbers, got shape {values.shape}"
+            )
+        if np.any(np.isnan(values)) or np.any(values < 0.0):
+            raise ValueError(f"{self.name}: {attribute} must not be negative or NaN, got {values}")
+        if attribute != "action_limit" and np.any(np.isinf(values)):
+            raise ValueError(f"{self.name}: {attribute} must be finite, got {values}")
+        values = np.array(np.broadcast_to(values, (size,)))
+        values.setflags(write=False)
+        return values
+
+    # ------------------------------------------------------------------ what a plant must say about itself
+
+    @property
+    @abstractmethod
+    def physical_states(self) -> tuple[Signal, ...]:
+        """Return the states of the plant without the commands under way in a delayed actuator."""
+
+    @abstractmethod
+    def flow(self, state: Tensor, action: Tensor, disturbance: Tensor | None, p: Any) -> Tensor:
+        """Advance the physical state by one step, without delay and without saturation.
+
+        `p` carries the physical parameters as attributes: numbers, or tensors of the batch shape.
+        """
+
+    @property
+    @abstractmethod
+    def state_weights(self) -> np.ndarray:
+        """Return the diagonal of the quadratic cost of the physical state, in 1/unit² for each step."""
+
+    @property
+    @abstractmethod
+    def action_weights(self) -> np.ndarray:
+        """Return the diagonal of the quadratic cost of the action, in 1/unit² for each step."""
+
+    @property
+    @abstractmethod
+    def initial_spread(self) -> np.ndarray:
+        """Return the half-widths of the box around zero from which episodes start."""
+
+    @abstractmethod
+    def lure_form(self, region: Mapping[str, float] | None = None) -> LureForm:
+        """Return the plant as a linear system with slope-restricted nonlinearities, valid on a region.
+
+        region : name of a state or action -> bound on its absolute value (its unit); the plant's own
+            operating region where it is not given.
+        """
+
+    @abstractmethod
+    def draw(self, canvas: Canvas, state: np.ndarray, action: np.ndarray) -> None:
+        """Draw the plant in one physical state; `action` is the command last applied."""
+
+    # ------------------------------------------------------------------ hooks with a usual answer
+
+    @property
+    def observations(self) -> tuple[Signal, ...]:
+        """Return the observed signals: the physical states, unless a plant says otherwise."""
+        return self.physical_states
+
+    def sense(self, state: Tensor) -> Tensor:
+        """Observe a physical state (..., n) as (..., p), without noise."""
+        return state
+
+    def cost(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        """Cost of one step in physical states: xᵀQx + uᵀRu unless a plant adds to it."""
+        return self.quadratic_cost(state, action)
+
+    def failed(self, state: Tensor) -> Tensor:
+        """Whether the episode ends for good in this physical state; never, unless a plant says otherwise."""
+        return torch.zeros(state.shape[:-1], dtype=torch.bool, device=state.device)
+
+    @property
+    def observation_bounds(self) -> np.ndarray:
+        """Return a bound on the absolute value of every observation, infinite where physics sets none."""
+        return np.full(self.observation_size, np.inf)
+
+    # ------------------------------------------------------------------ signals
+
+    @cached_property
+    def _parameter_fields(self) -> dict[str, dataclasses.Field[Any]]:
+        return {f.name: f for f in dataclasses.fields(self) if "unit" in f.metadata}
+
+    @property
+    def parameter_units(self) -> dict[str, str]:
+        """Return the physical parameters and their SI units."""
+        return {name: f.metadata["unit"] for name, f in self._parameter_fields.items()}
+
+    @cached_property
+    def _queue(self) -> tuple[Signal, ...]:
+        age = range(self.delay, 0, -1)
+        return tuple(Signal(f"{s.name}_{k}_ago", s.unit) for k in age for s in self.actions)
+
+    @cached_property
+    def states(self) -> tuple[Signal, ...]:
+        """Return every state: the physical ones, then the commands under way, oldest first."""
+        return self.physical_states + self._queue
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.states)
+
+    @property
+    def state_units(self) -> tuple[str, ...]:
+        return tuple(s.unit for s in self.states)
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.actions)
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        return tuple(s.unit for s in self.actions)
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.observations)
+
+    @property
+    def observation_units(self) -> tuple[str, ...]:
+        return tuple(s.unit for s in self.observations)
+
+    @cached_property
+    def physical_size(self) -> int:
+        return len(self.physical_states)
+
+    @cached_property
+    def state_size(self) -> int:
+        return self.physical_size + self.delay * self.action_size
+
+    @property
+    def action_size(self) -> int:
+        return len(self.actions)
+
+    @property
+    def observation_size(self) -> int:
+        return len(self.observations)
+
+    # ------------------------------------------------------------------ cost weights
+
+    @cached_property
+    def Q(self) -> np.ndarray:
+        """Return the (n, n) weight of the state in the quadratic cost of a step; commands under way weigh nothing."""
+        return np.diag(np.concatenate([self.state_weights, np.zeros(len(self._queue))]))
+
+    @cached_property
+    def R(self) -> np.ndarray:
+        """Return the (m, m) weight of the action in the quadratic cost of a step."""
+        return np.diag(self.action_weights)
+
+    def quadratic_cost(self, state: Tensor, action: Tensor) -> Tensor:
+        """xᵀQx + uᵀRu for physical states (..., n) and actions (..., m)."""
+        terms = zip(
+            (*self.state_weights.tolist(), *self.action_weights.tolist()),
+            (*state.unbind(-1), *action.unbind(-1)),
+            strict=True,
+        )
+        total: Tensor | None = None
+        for weight, signal in terms:
+            if weight != 0.0:
+                square = signal * signal
+                total = square * weight if total is None else torch.add(total, square, alpha=weight)
+        if total is None:
+            return state.new_zeros(state.shape[:-1])
+        return total
+
+    # ------------------------------------------------------------------ the truth
+
+    def saturate(self, action: Tensor) -> Tensor:
+        """Clip an action (..., m) to the actuator's box."""
+        limit = self.action_limit
+        if (limit == limit[0]).all():
+            return action if math.isinf(limit[0]) else action.clamp(-limit[0], limit[0])
+        bound = torch.as_tensor(limit, dtype=action.dtype, device=action.device)
+        return torch.minimum(torch.maximum(action, -bound), bound)
+
+    def advance(
+        self,
+        state: Tensor,
+        action: Tensor,
+        disturbance: Tensor | None = None,
+        parameters: Parameters | None = None,
+    ) -> Tensor:
+        """Return the next state without saturation: what `linearize` differentiates."""
+        p = self if parameters is None else _Overlay(self, parameters)
+        if not self.delay:
+            return self.flow(state, action, disturbance, p)
+        n, m = self.physical_size, self.action_size
+        queue = state[..., n:]
+        moved = self.flow(state[..., :n], queue[..., :m], disturbance, p)
+        return torch.cat([moved, queue[..., m:], action.expand((*moved.shape[:-1], m))], dim=-1)
+
+    def transition(
+        self,
+        state: Tensor,
+        action: Tensor,
+        disturbance: Tensor | None = None,
+        parameters: Parameters | None = None,
+    ) -> Tensor:
+        """Return the next state (..., n); the action (..., m) saturates first. Differentiable, any device.
+
+        disturbance : (..., d) in physical units, None for none.
+        parameters : physical parameters that differ from this plant's, as tensors of the batch shape.
+        """
+        return self.advance(state, self.saturate(action), disturbance, parameters)
+
+    def observe(self, state: Tensor) -> Tensor:
+        """Return the observation (..., p) of a state (..., n), without noise."""
+        return self.sense(state[..., : self.physical_size] if self.delay else state)
+
+    def reward(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        """Return minus the cost of a step (...,), of the saturated action; differentiable."""
+        n = self.physical_size
+        if self.delay:
+            state, next_state = state[..., :n], next_state[..., :n]
+        return -self.cost(state, self.saturate(action), next_state)
+
+    def terminated(self, state: Tensor) -> Tensor:
+        """Whether the episode ends for good in this state, as bool (...,). Time limits are not termination."""
+        return self.failed(state[..., : self.physical_size] if self.delay else state)
+
+    # ------------------------------------------------------------------ randomness, always from a generator
+
+    def initial_state(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Draw `count` initial states (count, n), uniform in the box of `initial_spread`; no command under way."""
+        draw = torch.rand((self.physical_size, count), generator=generator, device=device, dtype=dtype)
+        spread = self.initial_spread.tolist()
+        columns = [row * (2.0 * s) - s for row, s in zip(draw, spread, strict=True)]
+        queue = [torch.zeros_like(columns[0])] * len(self._queue)
+        return join(columns + queue)
+
+    def _gaussian(
+        self,
+        deviation: np.ndarray,
+        count: int,
+        generator: torch.Generator | None,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> Tensor | None:
+        if not deviation.any():
+            return None
+        draw = torch.randn((len(deviation), count), generator=generator, device=device, dtype=dtype)
+        return join([row * s for row, s in zip(draw, deviation.tolist(), strict=True)])
+
+    def sample_disturbance(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor | None:
+        """Draw disturbances (count, d) for one step, or None when this plant has none."""
+        return self._gaussian(self.disturbance, count, generator, device, dtype)
+
+    def sample_noise(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor | None:
+        """Draw observation noise (count, p) for one step, or None when this plant has none."""
+        return self._gaussian(self.observation_noise, count, generator, device, dtype)
+
+    def sample_parameters(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> dict[str, Tensor] | None:
+        """Draw the randomised parameters of `count` episodes, or None when nothing is randomised."""
+        widths = {name: width for name, width in sorted(self.randomization.items()) if width > 0.0}
+        if not widths:
+            return None
+        draw = torch.rand((len(widths), count), generator=generator, device=device, dtype=dtype)
+        return {
+            name: getattr(self, name) * (1.0 - width + 2.0 * width * row)
+            for (name, width), row in zip(widths.items(), draw, strict=True)
+        }
+
+    # ------------------------------------------------------------------ local analysis
+
+    def equilibrium(self) -> tuple[Tensor, Tensor]:
+        """Return the state (n,) and the action (m,) at which the plant rests, float64: zero by convention."""
+        return torch.zeros(self.state_size, dtype=torch.float64), torch.zeros(
+            self.action_size, dtype=torch.float64
+        )
+
+    def linearize(self, state: Any = None, action: Any = None) -> control.StateSpace:
+        """Return the exact Jacobians of transition and observation as a discrete `control.StateSpace`.
+
+        From the action to the observation, in deviations from (state, action), without saturation and
+        without noise; float64. Where nothing is given, at the equilibrium.
+
+        >>> from lipctrl_envs import Pendulum
+        >>> system = Pendulum(dt=0.02).linearize()
+        >>> system.dt, system.nstates, system.input_labels
+        (0.02, 2, ['torque'])
+        """
+        import control
+
+        rest = self.equilibrium()
+        x = self._point(state, rest[0], "state")
+        u = self._point(action, rest[1], "action")
+        A, B = torch.func.jacrev(self.advance, argnums=(0, 1))(x, u)
+        C = torch.func.jacrev(self.observe)(x)
+        return control.ss(
+            A.numpy(),
+            B.numpy(),
+            C.numpy(),
+            np.zeros((self.observation_size, self.action_size)),
+            self.dt,
+            states=list(self.state_names),
+            inputs=list(self.action_names),
+            outputs=list(self.observation_names),
+            name=self.name,
+        )
+
+    def _point(self, value: Any, default: Tensor, what: str) -> Tensor:
+        if value is None:
+            return default
+        point = torch.as_tensor(np.asarray(value, dtype=np.float64))
+        if point.shape != default.shape or not bool(torch.isfinite(point).all()):
+            raise ValueError(
+                f"{self.name}: {what} must be {default.numel()} finite numbers, got {np.asarray(value).tolist()}"
+            )
+        return point
+
+    def bounds(self, default: Mapping[str, float], region: Mapping[str, float] | None) -> dict[str, float]:
+        """Merge a region asked for with the plant's own; an unknown signal or a negative bound is an error."""
+        merged = dict(default)
+        for name, bound in (region or {}).items():
+            if name not in default:
+                raise ValueError(f"{self.name}: the region knows {sorted(default)}, got {name!r}")
+            if math.isnan(bound) or bound <= 0.0:
+                raise ValueError(f"{self.name}: the bound on {name} must be positive, got {bound}")
+            merged[name] = float(bound)
+        return merged

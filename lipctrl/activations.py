@@ -80,6 +80,21 @@ def _finite(name: str, key: str, value: Any) -> float:
     return float(value)
 
 
+def _averaged(sigma: Activation) -> Activation:
+    """Return (σ(v) - lower·v) / (upper - lower), the same nonlinearity moved to the slopes [0, 1]."""
+    lower, width = sigma.lower, sigma.upper - sigma.lower
+    if width <= 0.0:
+        raise ValueError(f"activation 'averaged': {sigma.name!r} is linear; expected lower < upper slopes")
+    return Activation(
+        "averaged",
+        0.0,
+        1.0,
+        lambda v: (sigma.value(v) - lower * v) / width,
+        group=sigma.group,
+        params={"activation": sigma.to_dict()},
+    )
+
+
 def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
     """Return the activation that a name or a table such as {"name": "leaky_relu", "slope": 0.1} describes.
 
@@ -119,5 +134,7 @@ def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
         if type(size) is not int or size < 2:
             raise ValueError(f"activation 'groupsort': size is {size!r}; expected an integer of at least 2")
         return Activation(name, -1.0, 1.0, _group_sort(size), group=size, params={"size": size})
-    known = [*_PLAIN, "leaky_relu (slope)", "soft_threshold (threshold)", "groupsort (size)"]
+    if name == "averaged" and set(table) == {"activation"}:
+        return _averaged(activation(table["activation"]))
+    known = [*_PLAIN, "leaky_relu (slope)", "soft_threshold (threshold)", "groupsort (size)", "averaged (activation)"]
     raise ValueError(f"unknown activation {spec!r}; known are {', '.join(known)}")

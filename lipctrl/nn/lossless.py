@@ -1,0 +1,175 @@
+"""Lossless blocks: energy splits into a skip and a through signal, exactly, and no gradient is lost.
+
+With [Q S] row-orthonormal, z = Q v and ω = √2 Ψ σ(√2 Ψ⁻¹ z + b) for a σ of slopes [0, 1],
+
+    e = v - Qᵀω,   t = Sᵀω    ⇒    ‖Δe‖² + ‖Δt‖² = ‖Δv‖² - (‖Δz‖² - ‖Δν‖²) ≤ ‖Δv‖²,   ν = ω - z,
+
+because ‖Δz‖² - ‖Δν‖² = 2 Σ ψ² Δw (Δu - Δw) ≥ 0. A block nests this n times, v_{l+1} = t_l, and mixes all
+signals once at the end with a row-orthonormal M:  y = M [e_1; …; e_n; t_n]. It contains the Sandwich layer
+(M reads t_n only; Wang & Manchester 2023, eq. (8)) and the CPL/SLL residual layer (M reads e_1 only; Meunier et al.
+2022, Araujo et al. 2023). With ReLU the Jacobian of v ↦ (e, t) has orthonormal columns almost everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipctrl.activations import Activation
+from lipctrl.nn.activations import Spec, unit_slopes
+from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
+from lipctrl.nn.module import CertifiedModule, positive, positive_gain
+from lipctrl.nn.orthogonal import Semiorthogonal
+from lipctrl.rules import Layer, Output
+
+# σ(cu)/c = σ(u) for c > 0: there Ψ would only rescale the bias.
+HOMOGENEOUS = ("relu", "identity")
+
+
+def is_homogeneous(sigma: Activation) -> bool:
+    """Tell whether σ(cu) = cσ(u) for c > 0, or neurons are coupled, so that Ψ would be idle or wrong."""
+    return sigma.name in HOMOGENEOUS or sigma.group > 1
+
+
+def bounded_exp(free: Tensor) -> Tensor:
+    """Return a positive scale in (e⁻⁸, e⁸): any parameter value leaves the LMI well scaled."""
+    return torch.exp(8.0 * torch.tanh(free / 8.0))
+
+
+class LosslessBlock(CertifiedModule):
+    """y = M [e_1; …; e_n; t_n]: an l2 gain of at most L for all parameters, tight for almost all.
+
+    Parameters
+    ----------
+    in_features, out_features : dimensions.
+    lipschitz : the gain L.
+    width : neurons of each inner layer.
+    inner_depth : the number n of inner layers.
+    activation : any name or table of `lipctrl.activations`; it enters in its form with slopes [0, 1].
+    depth : so many equal blocks in series, folded in one batch; needs in_features == out_features.
+    mixing : initial size of the Cayley argument of M, relative to Xavier's; small values start near y = e_1.
+
+    Examples
+    --------
+    >>> block = LosslessBlock(3, 2, lipschitz=2.0, width=8, inner_depth=2)
+    >>> block.certificate().gain <= 2.0
+    True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        lipschitz: float = 1.0,
+        width: int = 64,
+        inner_depth: int = 1,
+        activation: Spec = "relu",
+        depth: int = 1,
+        mixing: float = 1.0,
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.lipschitz = positive_gain(lipschitz)
+        self.width, self.depth = positive("width", width), positive("depth", depth)
+        self.inner_depth = positive("inner_depth", inner_depth)
+        if depth > 1 and in_features != out_features:
+            raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
+        self.activation = unit_slopes(activation)
+        if width % self.activation.group:
+            raise ValueError(
+                f"width is {width}; {self.activation.name} needs a multiple of {self.activation.group}"
+            )
+        n = self.inner_depth
+        self.first = Semiorthogonal(width, in_features + width, batch=(depth,))
+        self.following = Semiorthogonal(width, 2 * width, batch=(depth, n - 1)) if n > 1 else None
+        self.mix = Semiorthogonal(out_features, in_features + n * width, batch=(depth,), scale=mixing)
+        bound = 1.0 / math.sqrt(width)
+        self.bias = nn.Parameter(torch.empty(depth, n, width).uniform_(-bound, bound))
+        self.output_bias = nn.Parameter(torch.zeros(depth, out_features))
+        self.log_scale = (
+            None if is_homogeneous(self.activation) else nn.Parameter(torch.zeros(depth, n, width))
+        )
+
+    def fold(self) -> Explicit:
+        gain = self.lipschitz ** (1.0 / self.depth) * reserved(self.bias.dtype, self.inner_depth)
+        parts = _fold_lossless(self, gain)
+        return chain(*parts)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features} → {self.out_features}, lipschitz={self.lipschitz:g}, width={self.width}, "
+            f"inner_depth={self.inner_depth}, depth={self.depth}, activation={self.activation.name}"
+        )
+
+
+def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
+    """Return one graph a block; all linear algebra is batched over blocks and inner layers."""
+    p, h, n = block.in_features, block.width, block.inner_depth
+    head = math.sqrt(gain)  # the gain is split evenly between the input and the output
+    q1, s1 = block.first.matrix().split((p, h), -1)
+    reads = [q1]
+    writes = s1[:, None]
+    if block.following is not None:
+        q, s = block.following.matrix().split((h, h), -1)
+        # (D, n-1, h, h): what layer l+1 reads of ω_l
+        carried = 2.0 * (q @ torch.cat((writes, s[:, :-1]), 1).mT)
+        writes = torch.cat((writes, s), 1)
+    else:
+        q, carried = None, None
+    mix = block.mix.matrix()
+    first, rest = mix[..., :p], mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1)  # (D, out, p), (D, n, out, h)
+    out = rest @ writes.mT  # M_{l+1} Sᵀ
+    skip = (first @ q1.mT)[:, None]
+    if q is not None:
+        skip = torch.cat((skip, rest[:, :-1] @ q.mT), 1)  # M_l Qᵀ
+    out = math.sqrt(2.0) * head * (out - skip)
+    read = math.sqrt(2.0) * head * reads[0]
+    scale = None if block.log_scale is None else bounded_exp(block.log_scale)
+    if scale is not None:
+        out = out * scale[:, :, None, :]
+        read = read / scale[:, 0, :, None]
+        if carried is not None:
+            carried = carried * scale[:, :-1, None, :] / scale[:, 1:, :, None]
+    # Unbound once each: slicing a batch block by block costs a kernel a slice in the backward pass.
+    sigma = block.activation.to_dict() if block.activation.params else block.activation.name
+    through = [c.unbind(0) for c in carried.unbind(0)] if carried is not None else [()] * block.depth
+    columns = zip(
+        read.unbind(0),
+        through,
+        block.bias.unbind(0),
+        (gain * first).unbind(0),
+        out.unbind(0),
+        block.output_bias.unbind(0),
+        [None] * block.depth if scale is None else scale.unbind(0),
+        strict=True,
+    )
+    return [
+        Neurons(
+            tuple(
+                NeuronLayer({l: w}, b, sigma)
+                for l, (w, b) in enumerate(zip((c1, *cs), bias.unbind(0), strict=True))
+            ),
+            {0: y0, **dict(enumerate(ys.unbind(0), start=1))},
+            d,
+            gain,
+            _Witness(gain, psi),
+            p,
+        )
+        for c1, cs, bias, y0, ys, d, psi in columns
+    ]
+
+
+class _Witness:
+    """The multipliers of a lossless block: λ = L ψ², constant 1 where Ψ is absent."""
+
+    def __init__(self, gain: float, scale: Tensor | None) -> None:
+        self.gain, self.scale = gain, scale
+
+    def __call__(self, layers: Sequence[Layer], output: Output) -> Sequence[Any]:
+        if self.scale is None:
+            return [self.gain * torch.ones(len(layer.bias)).numpy() for layer in layers]
+        return list(self.gain * numbers(self.scale) ** 2)

@@ -1,0 +1,328 @@
+"""One door for plants: whatever the user brings becomes a checked state-space realisation, or a ValueError."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lipctrl.analysis.midrad import UNIT, MidRad, block
+
+
+@dataclass(frozen=True)
+class Realization:
+    """A finite state-space model x' = Ax + Bu (or x⁺ = Ax + Bu), y = Cx + Du, with rounding radii.
+
+    `sample_time` is 0 in continuous time, else the sampling period [s]. `timebase` says in words how the
+    user's `dt` was read. Hidden modes are kept: the states are those of the model that was given.
+    """
+
+    a: MidRad
+    b: MidRad
+    c: MidRad
+    d: MidRad
+    sample_time: float
+    timebase: str
+    static: bool = False
+
+    @property
+    def A(self) -> np.ndarray:
+        return self.a.mid
+
+    @property
+    def B(self) -> np.ndarray:
+        return self.b.mid
+
+    @property
+    def C(self) -> np.ndarray:
+        return self.c.mid
+
+    @property
+    def D(self) -> np.ndarray:
+        return self.d.mid
+
+    @property
+    def states(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        return self.d.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.d.shape[0]
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.sample_time > 0.0
+
+    @property
+    def highest_frequency(self) -> float:
+        """Nyquist frequency π/dt [rad/s] in discrete time, inf in continuous time."""
+        return math.pi / self.sample_time if self.is_discrete else math.inf
+
+    def response(self, omega: float) -> np.ndarray:
+        """Return the frequency response at omega [rad/s], shape (outputs, inputs), unverified float64."""
+        if self.states == 0 or math.isinf(omega):
+            return self.D.astype(np.complex128)
+        point = np.exp(1j * omega * self.sample_time) if self.is_discrete else 1j * omega
+        pencil = point * np.eye(self.states) - self.A
+        return self.C @ np.linalg.solve(pencil, self.B.astype(np.complex128)) + self.D
+
+
+def as_realization(plant: Any, name: str = "plant") -> Realization:
+    """Return the checked realisation of a plant; data that no theorem can be applied to is refused.
+
+    Parameters
+    ----------
+    plant : `control.StateSpace`, `control.TransferFunction`, a nested list of these (rows are outputs), or a
+        plain array (a static gain). `dt=0` is continuous, `dt>0` discrete [s]; `dt=True` counts time in
+        samples (frequencies in rad/sample); `dt=None` is read as continuous time, as python-control does.
+    name : how messages call the plant.
+
+    A transfer function is realised with the poles that its denominators have, cancelled or not. Entries of a
+    column (or row) share states where their denominators divide one another. A model with several inputs and
+    outputs whose entries merely share some unstable poles needs a state-space model from the user.
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite data, an improper transfer function, complex coefficients, inconsistent sampling
+        times, an empty model, or a type that has no finite realisation.
+
+    Examples
+    --------
+    >>> import control
+    >>> as_realization(control.tf([1, -1], [1, 1, -2])).states   # the cancelled pole at 1 stays
+    2
+    """
+    if isinstance(plant, Realization):
+        return plant
+    if isinstance(plant, list | tuple) and any(_is_system(cell) for row in plant for cell in _row(row)):
+        return _from_nested(plant, name)
+    if _is_system(plant):
+        return _from_system(plant, name)
+    try:
+        gain = np.asarray(plant, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} is a {type(plant).__name__}; expected control.StateSpace, control.TransferFunction or an "
+            "array (static gain). Linearise a nonlinear system, identify a model from frequency data"
+        ) from None
+    if gain.ndim > 2:
+        raise ValueError(
+            f"{name} is an array of shape {gain.shape}; a static gain has shape (outputs, inputs)"
+        )
+    return _static(np.atleast_2d(gain), name)
+
+
+def _row(row: Any) -> Any:
+    return row if isinstance(row, list | tuple) else [row]
+
+
+def _is_system(value: Any) -> bool:
+    return hasattr(value, "dt") and hasattr(value, "ninputs") and hasattr(value, "noutputs")
+
+
+def _static(gain: np.ndarray, name: str) -> Realization:
+    _require_finite(gain, name, "gain")
+    outputs, inputs = gain.shape
+    if gain.size == 0:
+        raise ValueError(f"{name} has {inputs} inputs and {outputs} outputs; expected at least one of each")
+    return Realization(
+        MidRad.exact(np.zeros((0, 0))),
+        MidRad(np.zeros((0, inputs))),
+        MidRad(np.zeros((outputs, 0))),
+        MidRad.exact(gain),
+        0.0,
+        "static gain",
+        static=True,
+    )
+
+
+def _sample_time(dt: Any, name: str) -> tuple[float, str]:
+    if dt is None:
+        return 0.0, "continuous time (dt=None, unspecified, read as continuous)"
+    if dt is True:
+        return 1.0, "discrete time (dt=True: unit of time is one sample, frequencies in rad/sample)"
+    value = float(dt)
+    if not math.isfinite(value) or value < 0.0:
+        raise ValueError(f"{name} has dt={dt!r}; expected 0, a positive sampling time [s], True or None")
+    return value, "continuous time" if value == 0.0 else f"discrete time, dt={value:g} s"
+
+
+def _require_finite(values: np.ndarray, name: str, what: str) -> None:
+    if np.iscomplexobj(values) and np.any(np.imag(values) != 0.0):
+        raise ValueError(f"{name} has complex numbers in {what}; expected a real model")
+    if not np.isfinite(values).all():
+        bad = "NaN" if np.isnan(values).any() else "infinite"
+        raise ValueError(
+            f"{name} has {bad} entries in {what}; expected finite numbers. Check the linearisation or the "
+            "identification that produced the model"
+        )
+
+
+def _from_system(plant: Any, name: str) -> Realization:
+    if plant.ninputs is None or plant.noutputs is None or plant.ninputs < 1 or plant.noutputs < 1:
+        raise ValueError(
+            f"{name} has {plant.ninputs} inputs and {plant.noutputs} outputs; expected at least one of each"
+        )
+    sample_time, timebase = _sample_time(plant.dt, name)
+    if all(hasattr(plant, field) for field in ("A", "B", "C", "D")):
+        matrices = []
+        for field in ("A", "B", "C", "D"):
+            values = np.asarray(getattr(plant, field))
+            _require_finite(values, name, field)
+            matrices.append(MidRad.exact(np.real(values)))
+        n = int(plant.nstates)
+        a, b, c, d = matrices
+        shapes = ((n, n), (n, plant.ninputs), (plant.noutputs, n), (plant.noutputs, plant.ninputs))
+        a, b, c, d = (MidRad(m.mid.reshape(s)) for m, s in zip((a, b, c, d), shapes, strict=True))
+        return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
+    if hasattr(plant, "num") and hasattr(plant, "den"):
+        a, b, c, d = _realize_transfer_matrix(plant.num, plant.den, name)
+        return Realization(a, b, c, d, sample_time, timebase, static=a.shape[0] == 0 and plant.dt is None)
+    raise ValueError(
+        f"{name} is a {type(plant).__name__}, which has no finite linear realisation; expected "
+        "control.StateSpace or control.TransferFunction. Linearise a nonlinear system "
+        "(control.linearize); identify a model from frequency data"
+    )
+
+
+def _polynomials(num: Any, den: Any, name: str) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+    """Check the coefficients; return monic-free trimmed polynomials, numerators padded to proper length."""
+    tops, bottoms = [], []
+    for i in range(len(num)):
+        tops.append([])
+        bottoms.append([])
+        for j in range(len(num[i])):
+            top, bottom = np.asarray(num[i][j]), np.asarray(den[i][j])
+            where = "its transfer function" if len(num) * len(num[0]) == 1 else f"entry ({i}, {j})"
+            _require_finite(top, name, f"the numerator of {where}")
+            _require_finite(bottom, name, f"the denominator of {where}")
+            top = np.trim_zeros(np.real(top).astype(float), "f")
+            bottom = np.trim_zeros(np.real(bottom).astype(float), "f")
+            if bottom.size == 0:
+                raise ValueError(f"{name} has a zero denominator in {where}; expected a non-zero polynomial")
+            if top.size > bottom.size:
+                raise ValueError(
+                    f"{name} is improper: {where} has a numerator of degree {top.size - 1} over a denominator "
+                    f"of degree {bottom.size - 1}, an ideal differentiator, which has no state-space model and "
+                    "an infinite gain. Add the actuator's or a filter's pole, for example 1/(tau s + 1)"
+                )
+            tops[-1].append(top)
+            bottoms[-1].append(bottom)
+    return tops, bottoms
+
+
+def _realize_transfer_matrix(num: Any, den: Any, name: str) -> tuple[MidRad, MidRad, MidRad, MidRad]:
+    tops, bottoms = _polynomials(num, den, name)
+    outputs, inputs = len(tops), len(tops[0])
+    by_column = [_common([bottoms[i][j] for i in range(outputs)]) for j in range(inputs)]
+    by_row = [_common([bottoms[i][j] for j in range(inputs)]) for i in range(outputs)]
+    if sum(p.size - 1 for p in by_column) <= sum(p.size - 1 for p in by_row):
+        return _controllable(tops, bottoms, by_column)
+    flip = [[tops[i][j] for i in range(outputs)] for j in range(inputs)]
+    flop = [[bottoms[i][j] for i in range(outputs)] for j in range(inputs)]
+    a, b, c, d = _controllable(flip, flop, by_row)
+    return a.H, c.H, b.H, d.H
+
+
+def _divides(divisor: np.ndarray, polynomial: np.ndarray) -> bool:
+    if divisor.size > polynomial.size:
+        return False
+    quotient, remainder = np.polydiv(polynomial, divisor)
+    scale = np.abs(np.convolve(np.abs(quotient), np.abs(divisor))).max()
+    return bool(np.abs(remainder).max(initial=0.0) <= 1e-12 * scale)
+
+
+def _common(denominators: list[np.ndarray]) -> np.ndarray:
+    """Return a common multiple; the least one where the denominators divide one another."""
+    multiple = np.ones(1)
+    for polynomial in sorted(denominators, key=len, reverse=True):
+        if not _divides(polynomial, multiple):
+            multiple = polynomial if _divides(multiple, polynomial) else np.convolve(multiple, polynomial)
+    return multiple
+
+
+def _controllable(
+    tops: list[list[np.ndarray]], bottoms: list[list[np.ndarray]], common: list[np.ndarray]
+) -> tuple[MidRad, MidRad, MidRad, MidRad]:
+    """Realise column by column in controllable canonical form over the columns' common denominators."""
+    outputs, inputs = len(tops), len(common)
+    orders = [p.size - 1 for p in common]
+    n, start = sum(orders), 0
+    a, b = np.zeros((n, n)), np.zeros((n, inputs))
+    c, d = np.zeros((outputs, n)), np.zeros((outputs, inputs))
+    a_rad, c_rad, d_rad = np.zeros_like(a), np.zeros_like(c), np.zeros_like(d)
+    for j, order in enumerate(orders):
+        here = slice(start, start + order)
+        lead, tail = common[j][0], common[j][1:] / common[j][0]
+        inexact = 0.0 if lead == 1.0 else 2.0 * UNIT
+        if order:
+            a[start, here] = -tail
+            a_rad[start, here] = inexact * np.abs(tail)
+            a[np.arange(start + 1, start + order), np.arange(start, start + order - 1)] = 1.0
+            b[start, j] = 1.0
+        for i in range(outputs):
+            cofactor = np.polydiv(common[j], bottoms[i][j])[0]
+            top = np.convolve(cofactor, tops[i][j]) if tops[i][j].size else np.zeros(1)
+            top = np.concatenate([np.zeros(order + 1 - top.size), top]) / lead
+            loose = inexact + (0.0 if cofactor.size == 1 and cofactor[0] == 1.0 else 4.0 * UNIT * (order + 2))
+            c[i, here] = top[1:] - top[0] * tail
+            exact = loose == 0.0 and top[0] == 0.0
+            size = np.abs(top[1:]) + np.abs(top[0] * tail)
+            c_rad[i, here] = 0.0 if exact else (loose + inexact + 3.0 * UNIT) * size
+            d[i, j], d_rad[i, j] = top[0], loose * abs(top[0])
+        start += order
+    return MidRad(a, a_rad), MidRad(b), MidRad(c, c_rad), MidRad(d, d_rad)
+
+
+def _from_nested(rows: Any, name: str) -> Realization:
+    cells = [[as_realization(cell, f"{name}[{i}][{j}]") for j, cell in enumerate(_row(row))]
+             for i, row in enumerate(rows)]  # fmt: skip
+    if len({len(row) for row in cells}) != 1:
+        raise ValueError(f"{name} has rows of {[len(row) for row in cells]} blocks; expected equal lengths")
+    flat = [cell for row in cells for cell in row]
+    sample_time, timebase = common_timebase(flat, name)
+    for i, row in enumerate(cells):
+        for j, cell in enumerate(row):
+            if cell.outputs != row[0].outputs or cell.inputs != cells[0][j].inputs:
+                raise ValueError(
+                    f"{name}[{i}][{j}] is {cell.outputs}×{cell.inputs}; its row and column differ"
+                )
+    parts: dict[str, list[list[MidRad]]] = {"a": [], "b": [], "c": []}
+    for i, row in enumerate(cells):
+        for j, cell in enumerate(row):
+            position = i * len(row) + j
+            parts["a"].append([cell.a if k == position else _zeros(cell.states, other.states)
+                               for k, other in enumerate(flat)])  # fmt: skip
+            parts["b"].append([cell.b if k == j else _zeros(cell.states, other.inputs)
+                               for k, other in enumerate(cells[0])])  # fmt: skip
+        parts["c"].append([other.c if k // len(row) == i else _zeros(row[0].outputs, other.states)
+                           for k, other in enumerate(flat)])  # fmt: skip
+    d = block([[cell.d for cell in row] for row in cells])
+    static = all(cell.static for cell in flat)
+    a, b, c = (block(parts[key]) for key in ("a", "b", "c"))
+    return Realization(a, b, c, d, sample_time, timebase, static=static)
+
+
+def _zeros(rows: int, columns: int) -> MidRad:
+    return MidRad(np.zeros((rows, columns)))
+
+
+def common_timebase(systems: list[Realization], name: str = "loop") -> tuple[float, str]:
+    """Return the sample time and timebase that all systems share (static gains fit everywhere)."""
+    dynamic = [s for s in systems if not s.static]
+    if not dynamic:
+        return systems[0].sample_time, systems[0].timebase
+    if len({s.sample_time for s in dynamic}) > 1:
+        times = sorted({s.timebase for s in dynamic})
+        raise ValueError(
+            f"{name} mixes {' and '.join(times)}; expected one timebase. Convert with control.sample_system or "
+            "state the same dt everywhere"
+        )
+    return dynamic[0].sample_time, dynamic[0].timebase

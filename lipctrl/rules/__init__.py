@@ -7,6 +7,7 @@ claims, and runs the node; a builder of the same idea stands beside it.
 from lipctrl.rules.base import RULES, NotProvedError, Rule, evaluate
 from lipctrl.rules.compose import concat, feedback, parallel, repeat, series, total
 from lipctrl.rules.linear import elementwise, identity, linear, scaling, spectral_norm_bound
+from lipctrl.rules.network import network
 from lipctrl.rules.neurons import Layer, Output, neurons, prove_neurons
 from lipctrl.rules.policy import centered, projection
 
@@ -19,6 +20,7 @@ __all__ = [
     "Output",
     "neurons",
     "prove_neurons",
+    "network",
     "linear",
     "scaling",
     "identity",

@@ -1,0 +1,198 @@
+"""Values and slopes of activations on intervals, enclosed outwards.
+
+Transcendental functions are evaluated in the decimal arithmetic of the standard library, whose exp, ln and
+sqrt are correctly rounded, with forty digits; one unit in the last place and 1e-38 are then added outwards. No
+claim rests on the accuracy of a C library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from decimal import Context, Decimal, Inexact, Overflow, Rounded, Underflow, localcontext
+
+import numpy as np
+
+from lipctrl.activations import Activation, activation
+
+_DIGITS = Context(prec=40, Emin=-999999, Emax=999999, traps=[])
+_SLACK = Decimal("1e-38")
+_NEGLIGIBLE = (Inexact, Rounded, Underflow, Overflow)
+_ONE = Decimal(1)
+
+Interval = tuple[np.ndarray, np.ndarray]
+
+
+def _down(value: Decimal) -> float:
+    return math.nextafter(float(value - _SLACK), -math.inf)
+
+
+def _above(value: Decimal) -> float:
+    return math.nextafter(float(value + _SLACK), math.inf)
+
+
+def _decay(v: Decimal) -> Decimal:
+    """Return exp(-|v|); below 1e-350 a zero is within the slack."""
+    return Decimal(0) if abs(v) > 800 else (-abs(v)).exp()
+
+
+def _sigmoid(v: Decimal) -> Decimal:
+    e = _decay(v)
+    return _ONE / (_ONE + e) if v >= 0 else e / (_ONE + e)
+
+
+def _tanh(v: Decimal) -> Decimal:
+    e = _decay(2 * v)
+    return ((_ONE - e) / (_ONE + e)).copy_sign(v)
+
+
+def _softplus(v: Decimal) -> Decimal:
+    return max(v, Decimal(0)) + (_ONE + _decay(v)).ln()
+
+
+def _elu(v: Decimal) -> Decimal:
+    return v if v >= 0 else _decay(v) - _ONE
+
+
+def _arctan(v: Decimal) -> Decimal:
+    """Halve the argument below 1/8 with atan x = 2 atan(x/(1+√(1+x²))), then sum the alternating series."""
+    doublings = 0
+    while abs(v) > Decimal("0.125"):
+        v = v / (_ONE + (_ONE + v * v).sqrt())
+        doublings += 1
+    total, power, square = Decimal(0), v, v * v
+    for k in range(25):
+        total += power / (2 * k + 1) * (1 - 2 * (k % 2))
+        power *= square
+    return total * 2**doublings
+
+
+def _silu_slope(v: Decimal) -> Decimal:
+    s, rest = _sigmoid(v), _sigmoid(-v)
+    return s * (_ONE + v * rest)
+
+
+_VALUES: dict[str, Callable[[Decimal], Decimal]] = {
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "softplus": _softplus,
+    "elu": _elu,
+    "arctan": _arctan,
+    "softsign": lambda v: v / (_ONE + abs(v)),
+    "silu": lambda v: v * _sigmoid(v),
+}
+# Derivatives that fall with |v|, and derivatives that rise with v.
+_PEAKED: dict[str, Callable[[Decimal], Decimal]] = {
+    "tanh": lambda v: 4 * _decay(2 * v) / (_ONE + _decay(2 * v)) ** 2,
+    "sigmoid": lambda v: _decay(v) / (_ONE + _decay(v)) ** 2,
+    "arctan": lambda v: _ONE / (_ONE + v * v),
+    "softsign": lambda v: _ONE / (_ONE + abs(v)) ** 2,
+}
+_RISING: dict[str, Callable[[Decimal], Decimal]] = {
+    "softplus": _sigmoid,
+    "elu": lambda v: _ONE if v >= 0 else _decay(v),
+}
+
+
+def _enclose(function: Callable[[Decimal], Decimal], points: np.ndarray) -> Interval:
+    with localcontext(_DIGITS) as context:
+        for signal in _NEGLIGIBLE:
+            context.traps[signal] = False
+        exact = [function(Decimal(float(p))) for p in points.ravel()]
+        low = np.array([_down(v) for v in exact]).reshape(points.shape)
+        high = np.array([_above(v) for v in exact]).reshape(points.shape)
+    return low, high
+
+
+def slope_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interval:
+    """Enclose the slopes (σ(v)-σ(v'))/(v-v') for v, v' in [low, high], neuron by neuron.
+
+    Activations without a rule for their derivative keep their global slopes.
+    """
+    least, most = np.full(low.shape, sigma.lower), np.full(low.shape, sigma.upper)
+    name = sigma.name
+    if name in ("relu", "leaky_relu", "abs"):
+        left = {"relu": 0.0, "abs": -1.0}.get(name, (sigma.params or {}).get("slope", 0.0))
+        return (
+            np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, least)),
+            np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, most)),
+        )
+    if name in ("hardtanh", "soft_threshold"):
+        knee = 1.0 if name == "hardtanh" else (sigma.params or {})["threshold"]
+        within, beyond = (low >= -knee) & (high <= knee), (low >= knee) | (high <= -knee)
+        inner, outer = (1.0, 0.0) if name == "hardtanh" else (0.0, 1.0)
+        return (
+            np.where(within, inner, np.where(beyond, outer, least)),
+            np.where(within, inner, np.where(beyond, outer, most)),
+        )
+    if name in _PEAKED:
+        far = np.maximum(np.abs(low), np.abs(high))
+        near = np.where((low <= 0.0) & (high >= 0.0), 0.0, np.minimum(np.abs(low), np.abs(high)))
+        found = _enclose(_PEAKED[name], far)[0], _enclose(_PEAKED[name], near)[1]
+    elif name in _RISING:
+        found = _enclose(_RISING[name], low)[0], _enclose(_RISING[name], high)[1]
+    elif name == "silu":
+        found = _silu_slopes(low, high, least, most)
+    else:
+        return least, most
+    return np.maximum(least, found[0]), np.minimum(most, found[1])
+
+
+def _silu_slopes(low: np.ndarray, high: np.ndarray, least: np.ndarray, most: np.ndarray) -> Interval:
+    """σ' of SiLU rises between its extremes at ±2.39935… and falls outside."""
+    at_low, at_high = _enclose(_silu_slope, low), _enclose(_silu_slope, high)
+    minimum = np.where(low >= -2.39, np.minimum(at_low[0], at_high[0]), least)
+    minimum = np.where((high <= -2.4) | (low >= 2.4), at_high[0], minimum)
+    maximum = np.where(high <= 2.39, np.maximum(at_low[1], at_high[1]), most)
+    maximum = np.where((high <= -2.4) | (low >= 2.4), at_low[1], maximum)
+    return minimum, maximum
+
+
+def value_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interval:
+    """Enclose σ(v) for v in [low, high], neuron by neuron (for GroupSort: order statistics, exactly).
+
+    Raises
+    ------
+    ValueError
+        For an activation without a rule; the message names it.
+    """
+    name, params = sigma.name, sigma.params or {}
+    if name in ("identity", "relu", "hardtanh", "groupsort"):
+        return sigma.value(low), sigma.value(high)
+    if name == "abs":
+        across = (low <= 0.0) & (high >= 0.0)
+        return np.where(across, 0.0, np.minimum(np.abs(low), np.abs(high))), np.maximum(-low, high)
+    if name == "leaky_relu":
+        ends = [np.where(v > 0.0, v, params["slope"] * v) for v in (low, high)]
+        across = (low <= 0.0) & (high >= 0.0)
+        bottom, top = np.minimum(*ends), np.maximum(*ends)
+        bottom = np.where(across, np.minimum(bottom, 0.0), bottom)
+        top = np.where(across, np.maximum(top, 0.0), top)
+        return np.nextafter(bottom, -np.inf), np.nextafter(top, np.inf)
+    if name == "soft_threshold":
+        return np.nextafter(sigma.value(low), -np.inf), np.nextafter(sigma.value(high), np.inf)
+    if name == "silu":
+        ends = _enclose(_VALUES[name], low), _enclose(_VALUES[name], high)
+        bottom = np.where((low <= -1.2784) & (high >= -1.2785), -0.27846455, np.inf)
+        return np.minimum(bottom, np.minimum(ends[0][0], ends[1][0])), np.maximum(ends[0][1], ends[1][1])
+    if name in _VALUES:
+        return _enclose(_VALUES[name], low)[0], _enclose(_VALUES[name], high)[1]
+    if name == "sin":
+        reach = np.minimum(1.0, np.maximum(np.abs(low), np.abs(high)))
+        return -reach, reach
+    if name == "gelu":
+        # 0 ≤ max(v, 0) - gelu(v) = |v|Φ(-|v|) < 0.17 for every v.
+        return np.maximum(low, 0.0) - 0.1700001, np.maximum(high, 0.0)
+    if name == "averaged":
+        return _averaged_range(activation(params["activation"]), low, high)
+    raise ValueError(f"there is no value range for the activation {name!r} on an interval")
+
+
+def _averaged_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interval:
+    """Enclose (σ(v) - m v)/(s - m), which never falls when σ acts on each neuron alone."""
+    bottom, top = value_range(sigma, low, high)
+    m, width = sigma.lower, sigma.upper - sigma.lower
+    reach = np.maximum(np.abs(low), np.abs(high))
+    slack = 8.0 * 2.0**-53 * (np.maximum(np.abs(bottom), np.abs(top)) + abs(m) * reach) / width + 2.0**-1000
+    shift = np.minimum(m * low, m * high), np.maximum(m * low, m * high)
+    return (bottom - shift[1]) / width - slack, (top - shift[0]) / width + slack

@@ -121,7 +121,10 @@ def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
     else:
         q, carried = None, None
     mix = block.mix.matrix()
-    first, rest = mix[..., :p], mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1)  # (D, out, p), (D, n, out, h)
+    first, rest = (
+        mix[..., :p],
+        mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1),
+    )  # (D, out, p), (D, n, out, h)
     out = rest @ writes.mT  # M_{l+1} Sᵀ
     skip = (first @ q1.mT)[:, None]
     if q is not None:

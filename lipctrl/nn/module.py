@@ -111,12 +111,19 @@ class CertifiedModule(nn.Module):
             When float64 arithmetic cannot prove the claim; nothing is returned then.
         """
         with torch.no_grad():
-            return self.fold().certificate()
+            return self._fresh().certificate()
 
     def export(self) -> nn.Module:
         """Return a plain torch module with the folded weights: the same function, no solves, no gradients."""
         with torch.no_grad():
-            return self.fold().export()
+            return self._fresh().export()
+
+    def _fresh(self) -> Explicit:
+        """Fold the present parameters without any cache, those of sub-modules included."""
+        for module in self.modules():
+            if isinstance(module, CertifiedModule):
+                module._fold.clear()
+        return self.fold()
 
     @contextmanager
     def fold_once(self) -> Iterator[None]:

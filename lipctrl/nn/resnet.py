@@ -1,0 +1,138 @@
+"""The network users ask for: residual blocks in series between a linear lift and a signed linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipctrl.activations import activation as read_activation
+from lipctrl.nn.activations import Spec
+from lipctrl.nn.explicit import Affine, Explicit, chain, reserved
+from lipctrl.nn.gershgorin import GershgorinBlock
+from lipctrl.nn.lossless import LosslessBlock
+from lipctrl.nn.module import CertifiedModule, positive, positive_gain
+from lipctrl.nn.orthogonal import Semiorthogonal
+
+# name -> (features, width, depth, inner_depth, activation) -> the blocks in series, of gain 1
+TRUNKS: dict[str, Callable[[int, int, int, int, Spec], CertifiedModule]] = {
+    "lossless": lambda n, h, d, k, s: LosslessBlock(
+        n, n, width=h, depth=d, inner_depth=k, activation=s, mixing=0.1
+    ),
+    "gershgorin": lambda n, h, d, k, s: GershgorinBlock(
+        n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=False
+    ),
+    "gershgorin-scaled": lambda n, h, d, k, s: GershgorinBlock(
+        n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=True
+    ),
+}
+
+
+class LipschitzResNet(CertifiedModule):
+    """A residual network with ‖f(x)-f(x')‖ ≤ L‖x-x'‖ for all inputs and all parameter values.
+
+    Parameters
+    ----------
+    in_features, out_features : dimensions; x of shape (..., in_features), outputs are signed (no activation).
+    lipschitz : the l2 gain L, or its cap when `trainable_lipschitz`.
+    width : features of the trunk and neurons of each inner layer.
+    depth : residual blocks in series.
+    inner_depth : inner layers of each block.
+    parametrization : one of `TRUNKS`.
+    activation : a name or table of `lipctrl.activations`.
+    zero_at_origin : subtract f(0), so that f(0) = 0. A residual policy u = -K y + f(y) then leaves the
+        equilibrium y = 0 where the linear part has it; off by default, because a regression wants the bias.
+    trainable_lipschitz : learn a factor in (0, 1) of L.
+
+    Raises
+    ------
+    ValueError
+        For unknown names and numbers out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = LipschitzResNet(3, 1, lipschitz=2.0, width=16, depth=2)
+    >>> net(torch.zeros(5, 3)).shape
+    torch.Size([5, 1])
+    >>> net.certificate().gain <= 2.0
+    True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        lipschitz: float = 1.0,
+        width: int = 64,
+        depth: int = 4,
+        inner_depth: int = 1,
+        parametrization: str = "lossless",
+        activation: Spec = "relu",
+        zero_at_origin: bool = False,
+        trainable_lipschitz: bool = False,
+    ) -> None:
+        super().__init__(in_features, out_features)
+        if parametrization not in TRUNKS:
+            raise ValueError(f"parametrization is {parametrization!r}; expected one of {sorted(TRUNKS)}")
+        self.lipschitz = positive_gain(lipschitz)
+        self.width, self.depth = positive("width", width), positive("depth", depth)
+        self.inner_depth = positive("inner_depth", inner_depth)
+        self.parametrization, self.activation = parametrization, read_activation(activation)
+        self.zero_at_origin = bool(zero_at_origin)
+        self.lift = Semiorthogonal(width, in_features)
+        self.trunk = TRUNKS[parametrization](width, width, depth, inner_depth, self.activation)
+        self.head = Semiorthogonal(out_features, width)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        # sigmoid(2.2) = 0.9: close to the cap, where the gradient is still alive.
+        self.raw_factor = nn.Parameter(torch.tensor(2.2)) if trainable_lipschitz else None
+
+    def fold(self) -> Explicit:
+        # The gain is split evenly between both ends; each end pays for the rounding of its own product.
+        end = self.lipschitz**0.5 * reserved(self.bias.dtype, 1)
+        head = end if self.raw_factor is None else end * torch.sigmoid(self.raw_factor)
+        whole = chain(
+            Affine(end * self.lift.matrix()), self.trunk.fold(), Affine(head * self.head.matrix(), self.bias)
+        )
+        if not self.zero_at_origin:
+            return whole
+        return whole.shifted(-whole.run(self.bias.new_zeros(self.in_features)))
+
+    def current_lipschitz(self) -> Tensor:
+        """Return the requested gain as it is now: L, or its trained fraction, differentiably."""
+        if self.raw_factor is None:
+            return self.bias.new_tensor(self.lipschitz)
+        return self.lipschitz * torch.sigmoid(self.raw_factor)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON values; the weights travel as `state_dict()`."""
+        return {
+            "network": "LipschitzResNet",
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "lipschitz": self.lipschitz,
+            "width": self.width,
+            "depth": self.depth,
+            "inner_depth": self.inner_depth,
+            "parametrization": self.parametrization,
+            "activation": self.activation.to_dict(),
+            "zero_at_origin": self.zero_at_origin,
+            "trainable_lipschitz": self.raw_factor is not None,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> LipschitzResNet:
+        """Build a network, with new weights, from what `spec()` returned."""
+        arguments = dict(spec)
+        kind = arguments.pop("network", "LipschitzResNet")
+        if kind != "LipschitzResNet":
+            raise ValueError(f"network is {kind!r}; expected 'LipschitzResNet'")
+        return cls(arguments.pop("in_features"), arguments.pop("out_features"), **arguments)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features} → {self.out_features}, lipschitz={self.lipschitz:g}, {self.parametrization}"
+        )

@@ -1,0 +1,284 @@
+"""Control policies: observation scale, certified network, action limits, all inside one certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lipctrl import rules
+from lipctrl.certificate import Certificate
+from lipctrl.nn.explicit import Affine, Explicit, numbers
+from lipctrl.nn.module import CertifiedModule
+from lipctrl.nn.resnet import LipschitzResNet
+
+__all__ = ["LipschitzPolicy", "ResidualPolicy", "policy_from_spec"]
+
+Limits = tuple[Any, Any] | float | Any
+
+
+def _scale(value: Any, features: int) -> Tensor | None:
+    if value is None:
+        return None
+    scale = torch.as_tensor(np.asarray(value, dtype=np.float64)).expand(features).clone()
+    if not (torch.isfinite(scale).all() and (scale > 0.0).all()):
+        raise ValueError(f"observation_scale is {value!r}; expected positive finite numbers, y / scale")
+    return scale
+
+
+def _limits(value: Limits | None, features: int) -> tuple[Tensor, Tensor] | None:
+    if value is None:
+        return None
+    pair = value if isinstance(value, tuple) else (-np.asarray(value, float), np.asarray(value, float))
+    if len(pair) != 2:
+        raise ValueError("action_limits takes (lower, upper), or one positive limit of a symmetric box")
+    lower, upper = (torch.as_tensor(np.asarray(v, dtype=np.float64)).expand(features).clone() for v in pair)
+    if not (torch.isfinite(lower).all() and torch.isfinite(upper).all() and (lower < upper).all()):
+        raise ValueError(f"action_limits are {value!r}; expected finite lower < upper")
+    return lower, upper
+
+
+class _Policy(CertifiedModule):
+    """What both policies share: y / scale before the network, the clip after it."""
+
+    network: CertifiedModule
+    observation_scale: Tensor | None
+    lower: Tensor | None
+    upper: Tensor | None
+
+    def __init__(
+        self, network: CertifiedModule, observation_scale: Any, action_limits: Limits | None
+    ) -> None:
+        if not isinstance(network, CertifiedModule):
+            raise TypeError(
+                f"network is a {type(network).__name__}; expected a CertifiedModule of lipctrl.nn"
+            )
+        super().__init__(network.in_features, network.out_features)
+        self.network = network
+        dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
+        scale = _scale(observation_scale, self.in_features)
+        limits = _limits(action_limits, self.out_features)
+        self.register_buffer("observation_scale", None if scale is None else scale.to(dtype))
+        self.register_buffer("lower", None if limits is None else limits[0].to(dtype))
+        self.register_buffer("upper", None if limits is None else limits[1].to(dtype))
+
+    @property
+    def action_limits(self) -> tuple[Tensor, Tensor] | None:
+        """Return (lower, upper) of the clip, or None."""
+        return None if self.lower is None or self.upper is None else (self.lower, self.upper)
+
+    def _residual(self) -> Explicit:
+        network = self.network.explicit()
+        return network if self.observation_scale is None else _Scaled(1.0 / self.observation_scale, network)
+
+    def _clipped(self, inner: Explicit) -> Explicit:
+        limits = self.action_limits
+        return inner if limits is None else _Clip(inner, *limits)
+
+    def _common_spec(self) -> dict[str, Any]:
+        if not isinstance(self.network, LipschitzResNet):
+            raise TypeError(f"a {type(self.network).__name__} has no spec; use a LipschitzResNet")
+        scale, limits = self.observation_scale, self.action_limits
+        return {
+            "policy": type(self).__name__,
+            "network": self.network.spec(),
+            "observation_scale": None if scale is None else scale.tolist(),
+            "action_limits": None if limits is None else [b.tolist() for b in limits],
+        }
+
+
+class LipschitzPolicy(_Policy):
+    """u = clip(f(y / observation_scale)): an l2 gain of at most L / min(observation_scale).
+
+    Parameters
+    ----------
+    network : a certified network f.
+    observation_scale : None, or positive (p,) numbers in the units of the observation; they count in the gain.
+    action_limits : None, (lower, upper), or one (m,) array of symmetric limits, in the units of the action.
+
+    Examples
+    --------
+    >>> from lipctrl.nn import LipschitzResNet
+    >>> policy = LipschitzPolicy(LipschitzResNet(2, 1, width=8), observation_scale=[0.5, 2.0], action_limits=3.0)
+    >>> policy.certificate().gain <= 2.0
+    True
+    """
+
+    def __init__(
+        self, network: CertifiedModule, observation_scale: Any = None, action_limits: Limits | None = None
+    ) -> None:
+        super().__init__(network, observation_scale, action_limits)
+
+    def fold(self) -> Explicit:
+        return self._clipped(self._residual())
+
+    def spec(self) -> dict[str, Any]:
+        """Return what `policy_from_spec` needs, as JSON values."""
+        return self._common_spec()
+
+
+class ResidualPolicy(_Policy):
+    """u = clip(-K y + f(y / observation_scale)): in the incremental ball around -K where the clip is inactive.
+
+    Sign: actions are u = π(y), the policy carries the minus of its own gain. `certificate().center` is -K and
+    `.radius` the gain of the residual in the units of action over observation.
+
+    Parameters
+    ----------
+    gain : K, shape (m, p), action units over observation units.
+    network, observation_scale, action_limits : as in `LipschitzPolicy`.
+
+    Examples
+    --------
+    >>> from lipctrl.nn import LipschitzResNet
+    >>> policy = ResidualPolicy([[1.0, 2.0]], LipschitzResNet(2, 1, lipschitz=0.5, width=8))
+    >>> certificate = policy.certificate()
+    >>> certificate.center.tolist(), certificate.radius <= 0.5
+    ([[-1.0, -2.0]], True)
+    """
+
+    gain: Tensor
+
+    def __init__(
+        self,
+        gain: Any,
+        network: CertifiedModule,
+        observation_scale: Any = None,
+        action_limits: Limits | None = None,
+    ) -> None:
+        super().__init__(network, observation_scale, action_limits)
+        matrix = torch.as_tensor(np.atleast_2d(np.asarray(gain, dtype=np.float64)))
+        if matrix.shape != (self.out_features, self.in_features):
+            raise ValueError(
+                f"gain has shape {tuple(matrix.shape)}; expected (actions, observations) = "
+                f"{(self.out_features, self.in_features)} of the network"
+            )
+        if not torch.isfinite(matrix).all():
+            raise ValueError("gain has NaN or inf entries; expected a finite matrix K of u = -K y + f(y)")
+        dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
+        self.register_buffer("gain", matrix.to(dtype))
+
+    def fold(self) -> Explicit:
+        return self._clipped(_Centered(-self.gain, self._residual()))
+
+    def spec(self) -> dict[str, Any]:
+        """Return what `policy_from_spec` needs, as JSON values."""
+        return {**self._common_spec(), "gain": self.gain.tolist()}
+
+
+def policy_from_spec(spec: Mapping[str, Any]) -> LipschitzPolicy | ResidualPolicy:
+    """Build a policy, with new weights, from what `policy.spec()` returned; then `load_state_dict`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind of policy or unknown fields.
+    """
+    fields = dict(spec)
+    kind = fields.pop("policy", None)
+    network = LipschitzResNet.from_spec(fields.pop("network"))
+    limits = fields.pop("action_limits", None)
+    common: dict[str, Any] = {
+        "observation_scale": fields.pop("observation_scale", None),
+        "action_limits": None if limits is None else tuple(limits),
+    }
+    if kind == "ResidualPolicy" and set(fields) == {"gain"}:
+        return ResidualPolicy(fields["gain"], network, **common)
+    if kind == "LipschitzPolicy" and not fields:
+        return LipschitzPolicy(network, **common)
+    raise ValueError(
+        f"policy is {kind!r} with the fields {sorted(fields)}; expected what policy.spec() returns"
+    )
+
+
+class _Scaled(Explicit):
+    """f(factor ∘ y)."""
+
+    def __init__(self, factor: Tensor, inner: Explicit) -> None:
+        self.factor, self.inner = factor, inner
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.inner.run(x * self.factor)
+
+    def certificate(self) -> Certificate:
+        return rules.series(rules.scaling(numbers(self.factor)), self.inner.certificate())
+
+    def export(self) -> nn.Module:
+        return nn.Sequential(_Multiply(self.factor), self.inner.export())
+
+    def shifted(self, offset: Tensor) -> Explicit:
+        return _Scaled(self.factor, self.inner.shifted(offset))
+
+
+class _Centered(Explicit):
+    """K₀ y + f(y)."""
+
+    def __init__(self, center: Tensor, inner: Explicit) -> None:
+        self.center, self.inner = center, inner
+
+    def run(self, x: Tensor) -> Tensor:
+        return x @ self.center.mT + self.inner.run(x)
+
+    def certificate(self) -> Certificate:
+        return rules.centered(numbers(self.center), self.inner.certificate())
+
+    def export(self) -> nn.Module:
+        return _PlainCentered(Affine(self.center).export(), self.inner.export())
+
+    def shifted(self, offset: Tensor) -> Explicit:
+        return _Centered(self.center, self.inner.shifted(offset))
+
+
+class _Clip(Explicit):
+    """clip(f(y), lower, upper)."""
+
+    def __init__(self, inner: Explicit, lower: Tensor, upper: Tensor) -> None:
+        self.inner, self.lower, self.upper = inner, lower, upper
+
+    def run(self, x: Tensor) -> Tensor:
+        return torch.clamp(self.inner.run(x), self.lower, self.upper)
+
+    def certificate(self) -> Certificate:
+        return rules.projection(self.inner.certificate(), numbers(self.lower), numbers(self.upper))
+
+    def export(self) -> nn.Module:
+        return nn.Sequential(self.inner.export(), _PlainClip(self.lower, self.upper))
+
+    def shifted(self, offset: Tensor) -> Explicit:
+        raise TypeError("a clipped map cannot be shifted: shift what is inside the clip")
+
+
+class _Multiply(nn.Module):
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class _PlainCentered(nn.Module):
+    def __init__(self, center: nn.Module, residual: nn.Module) -> None:
+        super().__init__()
+        self.center, self.residual = center, residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.center(x) + self.residual(x)
+
+
+class _PlainClip(nn.Module):
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lower", lower.clone())
+        self.register_buffer("upper", upper.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, self.lower, self.upper)

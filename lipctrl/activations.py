@@ -80,6 +80,18 @@ def _finite(name: str, key: str, value: Any) -> float:
     return float(value)
 
 
+def _smooth_soft_threshold(threshold: float, smoothing: float) -> Activation:
+    """Return v + ½√((v-t)²+ε²) - ½√((v+t)²+ε²): soft-thresholding as ε → 0, smooth and increasing before."""
+    name, t, e = "smooth_soft_threshold", threshold, smoothing
+    if t < 0.0 or e <= 0.0:
+        raise ValueError(f"activation {name!r}: got threshold {t}, smoothing {e}; expected t ≥ 0 and ε > 0")
+
+    def value(v: np.ndarray) -> np.ndarray:
+        return v + 0.5 * (np.hypot(v - t, e) - np.hypot(v + t, e))
+
+    return Activation(name, 0.0, 1.0, value, params={"threshold": t, "smoothing": e})
+
+
 def _averaged(sigma: Activation) -> Activation:
     """Return (σ(v) - lower·v) / (upper - lower), the same nonlinearity moved to the slopes [0, 1]."""
     lower, width = sigma.lower, sigma.upper - sigma.lower
@@ -129,6 +141,11 @@ def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
         return Activation(
             name, 0.0, 1.0, lambda v: np.sign(v) * np.maximum(np.abs(v) - t, 0.0), params={"threshold": t}
         )
+    if name == "smooth_soft_threshold" and set(table) <= {"threshold", "smoothing"}:
+        return _smooth_soft_threshold(
+            _finite(name, "threshold", table.get("threshold", 1.0)),
+            _finite(name, "smoothing", table.get("smoothing", 0.1)),
+        )
     if name == "groupsort" and set(table) <= {"size"}:
         size = table.get("size", 2)
         if type(size) is not int or size < 2:
@@ -136,5 +153,12 @@ def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
         return Activation(name, -1.0, 1.0, _group_sort(size), group=size, params={"size": size})
     if name == "averaged" and set(table) == {"activation"}:
         return _averaged(activation(table["activation"]))
-    known = [*_PLAIN, "leaky_relu (slope)", "soft_threshold (threshold)", "groupsort (size)", "averaged (activation)"]
+    known = [
+        *_PLAIN,
+        "leaky_relu (slope)",
+        "soft_threshold (threshold)",
+        "smooth_soft_threshold (threshold, smoothing)",
+        "groupsort (size)",
+        "averaged (activation)",
+    ]
     raise ValueError(f"unknown activation {spec!r}; known are {', '.join(known)}")

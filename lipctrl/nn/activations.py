@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,6 +63,11 @@ class Averaged(nn.Module):
         return (self.inner(v) - self.lower * v) / self.width
 
 
+def _smooth_soft_threshold(v: Tensor, threshold: float, smoothing: float) -> Tensor:
+    e = torch.full_like(v, smoothing)
+    return v + 0.5 * (torch.hypot(v - threshold, e) - torch.hypot(v + threshold, e))
+
+
 _MODULES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "identity": lambda spec: nn.Identity(),
     "relu": lambda spec: nn.ReLU(),
@@ -79,6 +85,9 @@ _MODULES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "silu": lambda spec: nn.SiLU(),
     "gelu": lambda spec: nn.GELU(),
     "soft_threshold": lambda spec: Elementwise(spec, lambda v: F.softshrink(v, spec["threshold"])),
+    "smooth_soft_threshold": lambda spec: Elementwise(
+        spec, partial(_smooth_soft_threshold, threshold=spec["threshold"], smoothing=spec["smoothing"])
+    ),
     "groupsort": lambda spec: GroupSort(spec["size"]),
     "averaged": lambda spec: Averaged(spec["activation"]),
 }

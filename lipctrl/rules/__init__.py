@@ -6,6 +6,7 @@ claims, and runs the node; a builder of the same idea stands beside it.
 
 from lipctrl.rules.base import RULES, NotProvedError, Rule, evaluate
 from lipctrl.rules.compose import concat, feedback, parallel, repeat, series, total
+from lipctrl.rules.implicit import implicit
 from lipctrl.rules.linear import elementwise, identity, linear, scaling, spectral_norm_bound
 from lipctrl.rules.network import network
 from lipctrl.rules.neurons import Layer, Output, neurons, prove_neurons
@@ -32,6 +33,7 @@ __all__ = [
     "parallel",
     "repeat",
     "feedback",
+    "implicit",
     "centered",
     "projection",
 ]

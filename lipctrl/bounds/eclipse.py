@@ -1,0 +1,224 @@
+"""Layer-wise multipliers, linear in depth: ECLipsE-Fast and ECLipsE, extended to skips and any slopes.
+
+Forward elimination of the normalised LMI (N_00 = I). When layers before l are eliminated, their inverse shows itself
+as the Gram matrix G_l = V_l N_{<l}⁻¹ V_lᵀ of the pre-activations, and the pivot of layer l is 2Λ - ΛG_lΛ for slopes [0, 1].
+ECLipsE-Fast takes Λ = I/σ_max(G_l) (Xu & Sivaranjani 2024, Theorem 5); ECLipsE solves for the Λ that
+lets most pass to the next layers (equation (12) there), here as the LMI of a network with one hidden layer. Finally
+ρ = λ_max(Y N⁻¹ Yᵀ). Any Λ > 0 so found is only a witness: the claim is proved afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.linalg
+
+from lipctrl.bounds.barrier import SolverError, solve
+from lipctrl.bounds.problem import Program, Reduction
+
+# How close to the edge of definiteness a multiplier may come, where only that edge limits it.
+_BACKOFF = 1e-6
+
+
+@dataclass
+class Elimination:
+    """Block Cholesky factors of the leading normalised LMI, grown layer by layer and sparse like the network."""
+
+    blocks: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    work: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    factor: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+
+    def refactor(self, first: int, last: int) -> None:
+        """Recompute the factor's columns first..last from the stored blocks (upper factor, R_ij for i ≤ j)."""
+        for j in range(first, last + 1):
+            if (j, j) not in self.blocks:
+                continue
+            for key in [k for k in self.factor if k[1] == j]:
+                del self.factor[key]
+            above = [i for i in range(j) if (i, i) in self.factor]
+            for i in above:
+                value = self.blocks.get((i, j))
+                for k in above:
+                    if k < i and (k, i) in self.factor and (k, j) in self.factor:
+                        update = self.factor[k, i].T @ self.factor[k, j]
+                        value = -update if value is None else value - update
+                if value is not None:
+                    root = self.factor[i, i]
+                    self.factor[i, j] = scipy.linalg.solve_triangular(
+                        root, value, trans="T", check_finite=False
+                    )
+            pivot = self.blocks[j, j].copy()
+            for i in above:
+                if (i, j) in self.factor:
+                    pivot -= self.factor[i, j].T @ self.factor[i, j]
+            self.factor[j, j] = scipy.linalg.cholesky(pivot, check_finite=False)
+
+    def whiten(self, maps: dict[int, np.ndarray], last: int) -> dict[int, np.ndarray]:
+        """Return the blocks of R^{-T} Vᵀ: their Gram matrix is V N⁻¹ Vᵀ."""
+        out: dict[int, np.ndarray] = {}
+        for i in range(last + 1):
+            if (i, i) not in self.factor:
+                continue
+            value = maps[i].T if i in maps else None
+            for k, solved in out.items():
+                if (k, i) in self.factor:
+                    update = self.factor[k, i].T @ solved
+                    value = -update if value is None else value - update
+            if value is not None:
+                out[i] = scipy.linalg.solve_triangular(
+                    self.factor[i, i], value, trans="T", check_finite=False
+                )
+        return out
+
+
+@dataclass(frozen=True)
+class LayerWise:
+    """Normalised multipliers by layer, the bound ρ = L² that they give, and layers where ECLipsE fell back to Fast."""
+
+    multipliers: dict[int, np.ndarray]
+    rho: float
+    fallbacks: tuple[int, ...] = ()
+
+
+def _root(gram: np.ndarray) -> np.ndarray:
+    """Return T with T Tᵀ = G for a positive semidefinite G, singular ones included."""
+    values, vectors = np.linalg.eigh(gram)
+    return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def _fast(gram: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
+    """Return the scalar multiplier whose pivot has the largest smallest eigenvalue."""
+    if not (low * high).any():
+        steep = (low + high)[:, None] * gram * (low + high)
+        largest = float(np.linalg.eigvalsh(steep)[-1])
+        return 1.0 / largest if largest > 0.0 else 1.0
+    root = _root(gram)
+    size = len(low)
+
+    def weakest(lam: float) -> float:
+        inner = np.eye(size) + root.T @ ((2.0 * lam * low * high)[:, None] * root)
+        try:
+            factor = scipy.linalg.cholesky(inner, check_finite=False)
+        except np.linalg.LinAlgError:
+            return -np.inf
+        spread = scipy.linalg.solve_triangular(factor, root.T * (lam * (low + high)), trans="T")
+        return float(np.linalg.eigvalsh(2.0 * lam * np.eye(size) - spread.T @ spread)[0])
+
+    curved = root.T @ ((2.0 * low * high)[:, None] * root)
+    edge = -float(np.linalg.eigvalsh(curved)[0])
+    steepest = float(np.linalg.eigvalsh(gram)[-1]) * float(np.max(np.maximum(abs(low), abs(high)))) ** 2
+    if steepest <= 0.0:
+        return 1.0
+    top = (1.0 - _BACKOFF) / edge if edge > 1e-9 * steepest else 1e3 / steepest
+    return _golden(weakest, 1e-3 / steepest, top)
+
+
+def _golden(objective: Callable[[float], float], bottom: float, top: float) -> float:
+    """Return an argument that (nearly) maximises a unimodal function, searched on a logarithmic scale."""
+    ratio = 0.5 * (np.sqrt(5.0) - 1.0)
+    a, b = np.log(min(bottom, 0.5 * top)), np.log(top)
+    best, argument = objective(top), top
+    for _ in range(40):
+        c, d = b - ratio * (b - a), a + ratio * (b - a)
+        left, right = objective(float(np.exp(c))), objective(float(np.exp(d)))
+        for value, point in ((left, c), (right, d)):
+            if value > best:
+                best, argument = value, float(np.exp(point))
+        if left >= right:
+            b = d
+        else:
+            a = c
+    return argument
+
+
+def _solved(
+    gram: np.ndarray, low: np.ndarray, high: np.ndarray, readers: np.ndarray, groups: np.ndarray, start: float
+) -> np.ndarray:
+    """Return the multipliers of one layer that let most pass to its readers (an LMI with one hidden layer)."""
+    size = len(low)
+    root = _root(gram)
+    scale = np.sqrt(np.linalg.norm(readers.T @ readers, 2))
+    if scale == 0.0:
+        raise SolverError("no layer reads this one")
+    readers = readers / scale
+    eye, zero = np.eye(size), np.zeros((size, size))
+    drive = np.hstack([root, zero])
+    hidden = np.hstack([zero, eye])
+    constant = np.zeros((2 * size, 2 * size))
+    constant[size:, size:] = -readers.T @ readers
+    slope = np.zeros((2 * size, 2 * size))
+    slope[:size, :size] = eye
+    members = None if groups[-1] == size - 1 else groups
+    program = Program(constant, slope, hidden - low[:, None] * drive, hidden - high[:, None] * drive, members)
+    lam = np.full(program.variables, start)
+    # N(τ, τλ) = τ N(1, λ) - W'W is definite once τ exceeds the largest eigenvalue of W N(1, λ)⁻¹ W'.
+    plain = Program(np.zeros_like(constant), slope, program.left, program.right, members)
+    matrix = plain.matrix(1.0, lam)
+    factor = scipy.linalg.cholesky(matrix, check_finite=False)
+    wide = np.hstack([np.zeros((len(readers), size)), readers])
+    tau = 1.5 * np.linalg.norm(scipy.linalg.solve_triangular(factor, wide.T, trans="T"), 2) ** 2
+    solution = solve(program, float(tau), tau * lam, tolerance=1e-4)
+    values = solution.multipliers / solution.tau
+    return values if members is None else values[members]
+
+
+def layer_wise(reduction: Reduction, *, fast: bool) -> LayerWise:
+    """Choose multipliers layer by layer, from the input to the output.
+
+    Raises
+    ------
+    SolverError
+        When a pivot loses definiteness to rounding (weights beyond the range of float64).
+    """
+    elimination = Elimination()
+    elimination.blocks[0, 0] = np.eye(reduction.sizes[0])
+    multipliers: dict[int, np.ndarray] = {}
+    fallbacks: list[int] = []
+    try:
+        elimination.refactor(0, 0)
+        for l, maps in enumerate(reduction.maps, start=1):
+            if not reduction.sizes[l]:
+                continue
+            low, high = reduction.reduced.slopes[l - 1]
+            whitened = elimination.whiten(maps, l - 1)
+            gram = sum((w.T @ w for w in whitened.values()), np.zeros((len(low), len(low))))
+            lam = np.full(len(low), _fast(gram, low, high))
+            if not fast:
+                readers = [m[l] for m in [*reduction.maps[l:], reduction.output] if l in m]
+                try:
+                    lam = _solved(gram, low, high, np.vstack(readers), reduction.groups(l), float(lam[0]))
+                except (SolverError, ValueError):
+                    fallbacks.append(l)
+            multipliers[l] = lam
+            _append(elimination, l, maps, lam, low, high)
+        whitened = elimination.whiten(reduction.output, len(reduction.maps))
+    except np.linalg.LinAlgError as error:
+        raise SolverError("the layer-wise elimination lost definiteness to rounding") from error
+    stack = np.vstack([*whitened.values(), np.zeros((1, reduction.graph.sizes[-1]))])
+    return LayerWise(multipliers, float(np.linalg.norm(stack, 2)) ** 2, tuple(fallbacks))
+
+
+def _append(
+    elimination: Elimination,
+    l: int,
+    maps: dict[int, np.ndarray],
+    lam: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> None:
+    """Add layer l with its multipliers to the leading LMI and its factor."""
+    blocks = elimination.blocks
+    curved = 2.0 * low * high * lam
+    if curved.any():
+        for j, map_j in maps.items():
+            for k, map_k in maps.items():
+                if j <= k:
+                    value = map_j.T @ (curved[:, None] * map_k)
+                    blocks[j, k] = blocks[j, k] + value if (j, k) in blocks else value
+        elimination.refactor(min(maps, default=l), l - 1)
+    for j, matrix in maps.items():
+        blocks[j, l] = -matrix.T * ((low + high) * lam)
+    blocks[l, l] = 2.0 * np.diag(lam)
+    elimination.refactor(l, l)

@@ -1,0 +1,235 @@
+"""Front ends for lists of arrays, safetensors files of sequential layers, and ONNX graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError, finite
+
+
+def read_layers(layers: Sequence[Any], activation: Any) -> Network:
+    """Return the network W_K σ(… σ(W_1 x + b_1) …) + b_K of a list of (W, b) or W, with no σ after the last.
+
+    `activation` is one specification for all hidden layers or a list with one for each.
+    """
+    if not len(layers):
+        raise ValueError("the list of layers is empty; expected (W, b) pairs, W of shape (out, in)")
+    pairs = [
+        layer if isinstance(layer, tuple | list) and len(layer) == 2 else (layer, None) for layer in layers
+    ]
+    specs = list(activation) if isinstance(activation, list | tuple) else [activation] * (len(pairs) - 1)
+    if len(specs) != len(pairs) - 1:
+        raise ValueError(f"{len(specs)} activations for {len(pairs)} layers; expected {len(pairs) - 1}")
+    first = np.asarray(pairs[0][0])
+    if first.ndim != 2:
+        raise ValueError(f"a weight has shape {first.shape}; expected (out, in)")
+    builder = Builder(first.shape[1])
+    x = builder.input()
+    for l, (weight, bias) in enumerate(pairs):
+        x = builder.linear(x, weight, bias)
+        if l < len(specs):
+            if specs[l] is None:
+                raise ValueError('a list of layers needs activation=, e.g. activation="relu"')
+            x = builder.activate(x, specs[l])
+    return builder.finish(x)
+
+
+def read_safetensors(path: Path, activation: Any) -> Network:
+    """Return the sequential network of a safetensors file: tensors `….weight`, `….bias`, in natural order of names.
+
+    Raises
+    ------
+    UnsupportedOperationError
+        For a tensor that is neither a matrix `.weight` nor its `.bias`.
+    """
+    from safetensors.numpy import load_file
+
+    tensors = load_file(path)
+    stems = []
+    for name, value in tensors.items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "weight" and value.ndim == 2:
+            stems.append(stem)
+        elif not (leaf == "bias" and f"{stem}.weight" in tensors and value.ndim == 1):
+            raise UnsupportedOperationError(
+                f"tensor {name!r} of shape {value.shape} is not the weight or bias of a linear layer"
+            )
+
+    def order(stem: str) -> list[tuple[int, int, str]]:
+        return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in stem.split(".")]
+
+    stems.sort(key=order)
+    key = "{}.weight".format
+    return read_layers([(tensors[key(s)], tensors.get(f"{s}.bias")) for s in stems], activation)
+
+
+_ONNX_PLAIN = {
+    "Relu": "relu",
+    "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "Abs": "abs",
+    "Sin": "sin",
+    "Atan": "arctan",
+}
+_ONNX_NEUTRAL = ("Identity", "Dropout", "Flatten")
+
+
+def read_onnx(path: Path) -> Network:
+    """Return the network of an ONNX file of Gemm, MatMul, Add, Sub, Mul, Div, Neg, Concat and activations.
+
+    Raises
+    ------
+    UnsupportedOperationError
+        For an operator without a rule, by name.
+    ImportError
+        When `onnx` is not installed (extra "onnx").
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    values: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in values]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise UnsupportedOperationError(
+            f"the ONNX graph has {len(inputs)} inputs and {len(graph.output)} outputs; expected one of each"
+        )
+    dims = inputs[0].type.tensor_type.shape.dim
+    features = dims[-1].dim_value if len(dims) else 0
+    if features < 1:
+        raise ValueError("the ONNX input has no fixed number of features in its last dimension")
+    builder = Builder(int(features))
+    values[inputs[0].name] = builder.input()
+    for node in graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        results = _onnx_node(builder, node, [values.get(n) for n in node.input], attributes)
+        for name, result in zip(node.output, results, strict=False):
+            values[name] = result
+    output = values.get(graph.output[0].name)
+    if not isinstance(output, Expression):
+        raise UnsupportedOperationError("the ONNX output is not a tensor of features")
+    return builder.finish(output)
+
+
+def _onnx_node(builder: Builder, node: Any, args: list[Any], attributes: dict[str, Any]) -> list[Any]:
+    kind = node.op_type
+    refusal = UnsupportedOperationError(f"ONNX operator {kind!r} (node {node.name!r}) has no rule")
+    if kind == "Constant":
+        from onnx import numpy_helper
+
+        if "value" not in attributes:
+            raise refusal
+        return [numpy_helper.to_array(attributes["value"])]
+    if not any(isinstance(a, Expression) for a in args):
+        return [_onnx_constant(kind, args, attributes, refusal)]
+    handler = _ONNX.get(kind)
+    if kind in _ONNX_NEUTRAL:
+        return [args[0]]
+    if kind in _ONNX_PLAIN:
+        return [builder.activate(args[0], _ONNX_PLAIN[kind])]
+    if handler is None:
+        raise refusal
+    return [handler(builder, args, attributes, refusal)]
+
+
+def _onnx_constant(kind: str, args: list[Any], attributes: dict[str, Any], refusal: Exception) -> Any:
+    if kind == "Transpose":
+        return np.transpose(args[0], attributes.get("perm"))
+    if kind == "Identity":
+        return args[0]
+    raise refusal
+
+
+def _gemm(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    x, weight = args[0], args[1]
+    if not isinstance(x, Expression) or not isinstance(weight, np.ndarray) or at.get("transA", 0):
+        raise refusal
+    y = b.linear(x, weight if at.get("transB", 0) else weight.T)
+    y = b.scale(y, at.get("alpha", 1.0))
+    if len(args) > 2 and args[2] is not None:
+        constant = finite("a bias", args[2]).reshape(-1)
+        factor = float(at.get("beta", 1.0))
+        y = b.shift(y, constant if factor == 1.0 else factor * constant)
+    return y
+
+
+def _matmul(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    x, weight = args
+    if not isinstance(x, Expression) or not isinstance(weight, np.ndarray) or weight.ndim != 2:
+        raise refusal
+    return b.linear(x, weight.T)
+
+
+def _flat(constant: Any) -> np.ndarray:
+    return finite("a constant", constant).reshape(-1)
+
+
+def _add(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    first, second = args
+    if isinstance(first, Expression) and isinstance(second, Expression):
+        return b.add(first, second)
+    return b.shift(first, _flat(second)) if isinstance(first, Expression) else b.shift(second, _flat(first))
+
+
+def _sub(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    first, second = args
+    negative = b.scale(second, -1.0) if isinstance(second, Expression) else -_flat(second)
+    return _add(b, [first, negative], at, refusal)
+
+
+def _mul(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    first, second = args
+    if isinstance(first, Expression) and isinstance(second, Expression):
+        raise refusal
+    return b.scale(first, _flat(second)) if isinstance(first, Expression) else b.scale(second, _flat(first))
+
+
+def _div(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    first, second = args
+    if not isinstance(first, Expression) or isinstance(second, Expression) or not _flat(second).all():
+        raise refusal
+    return b.scale(first, 1.0 / _flat(second))
+
+
+def _concatenation(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    if at.get("axis") not in (-1, 1) or not all(isinstance(a, Expression) for a in args):
+        raise refusal
+    return b.concat(args)
+
+
+def _leaky(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    return b.activate(args[0], {"name": "leaky_relu", "slope": float(at.get("alpha", 0.01))})
+
+
+def _elu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    if at.get("alpha", 1.0) != 1.0:
+        raise refusal
+    return b.activate(args[0], "elu")
+
+
+def _gelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    if at.get("approximate", b"none") not in (b"none", "none"):
+        raise refusal
+    return b.activate(args[0], "gelu")
+
+
+_ONNX: dict[str, Callable[[Builder, list[Any], dict[str, Any], Exception], Expression]] = {
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Add": _add,
+    "Sub": _sub,
+    "Mul": _mul,
+    "Div": _div,
+    "Neg": lambda b, args, at, refusal: b.scale(args[0], -1.0),
+    "Concat": _concatenation,
+    "LeakyRelu": _leaky,
+    "Elu": _elu,
+    "Gelu": _gelu,
+}

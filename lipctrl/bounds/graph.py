@@ -1,0 +1,199 @@
+"""The neutral form of a given network: layers of neurons, affine layers and skips, in numpy.
+
+Front ends (torch, ONNX, lists of arrays) drive a `Builder`. Values are affine expressions Σ_j M_j z_j + c of layers; an
+operation that float64 would round is never carried out, it becomes an affine layer of its own, so
+that the network which is certified is the network that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lipctrl.activations import Activation, activation
+from lipctrl.rules import Layer, Output
+
+
+class UnsupportedOperationError(ValueError):
+    """A network holds an operation for which there is no rule; the message names it."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers l = 1..K that read earlier layers (0 is the input), and the read-out."""
+
+    in_features: int
+    layers: tuple[Layer, ...]
+    output: Output
+
+    @property
+    def out_features(self) -> int:
+        """Return the dimension of the output."""
+        return len(np.asarray(self.output.bias))
+
+    @property
+    def neurons(self) -> int:
+        """Return the number of neurons of layers that are not affine."""
+        return sum(len(np.asarray(l.bias)) for l in self.layers if l.activation.name != "identity")  # type: ignore[union-attr]
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Run the network in float64: (..., in_features) to (..., out_features)."""
+        z = [np.asarray(x, dtype=np.float64)]
+        for layer in self.layers:
+            v = layer.bias + sum(z[j] @ w.T for j, w in layer.sources.items())
+            z.append(layer.activation.value(v))  # type: ignore[union-attr]
+        return self.output.bias + sum(z[j] @ w.T for j, w in self.output.sources.items())
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An affine function Σ_j maps[j] z_j + offset of the layers so far."""
+
+    maps: dict[int, np.ndarray]
+    offset: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return len(self.offset)
+
+
+def _exact_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """Return a + b when float64 holds it exactly (two-sum, Knuth), else None."""
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    return None if error.any() else total
+
+
+def _is_power_of_two(values: np.ndarray) -> bool:
+    mantissas = np.abs(np.frexp(values)[0])
+    return bool(((mantissas == 0.5) | (mantissas == 0.0)).all())
+
+
+def _only_moves(matrix: np.ndarray) -> bool:
+    """Tell whether W @ matrix only moves and shifts the columns of W, which float64 does exactly."""
+    return bool((np.count_nonzero(matrix, axis=0) <= 1).all()) and _is_power_of_two(matrix)
+
+
+def finite(name: str, values: Any) -> np.ndarray:
+    """Return float64 numbers without change, or say what is wrong with them."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
+        raise ValueError(f"{name} has dtype {array.dtype}; expected real numbers of at most 64 bits")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has NaN or inf entries; a bound needs finite weights")
+    return array
+
+
+@dataclass
+class Builder:
+    """Collects layers while a front end walks through a network."""
+
+    in_features: int
+    layers: list[Layer] = field(default_factory=list)
+
+    def input(self) -> Expression:
+        """Return the input x."""
+        if self.in_features < 1:
+            raise ValueError(f"in_features is {self.in_features}; expected at least 1")
+        return Expression({0: np.eye(self.in_features)}, np.zeros(self.in_features))
+
+    def _layer(self, x: Expression, sigma: Activation) -> Expression:
+        self.layers.append(Layer(dict(x.maps), sigma, x.offset))
+        return Expression({len(self.layers): np.eye(x.size)}, np.zeros(x.size))
+
+    def _pure(self, x: Expression) -> Expression:
+        """Return the same value as a layer of its own, unless it is one."""
+        (matrix,) = x.maps.values() if len(x.maps) == 1 else (None,)
+        plain = matrix is not None and matrix.shape[0] == matrix.shape[1] == np.count_nonzero(matrix)
+        if plain and (np.diag(matrix) == 1.0).all() and not x.offset.any():
+            return x
+        return self._layer(x, activation("identity"))
+
+    def linear(self, x: Expression, weight: Any, bias: Any = None) -> Expression:
+        """Return weight · x + bias; weight has shape (out, in)."""
+        weight = finite("a weight", weight)
+        if weight.ndim != 2 or weight.shape[1] != x.size:
+            raise ValueError(f"a weight has shape {weight.shape}; expected (out, {x.size})")
+        offset = np.zeros(weight.shape[0]) if bias is None else finite("a bias", bias)
+        if offset.shape != (weight.shape[0],):
+            raise ValueError(f"a bias has shape {offset.shape}; expected ({weight.shape[0]},)")
+        if not x.offset.any() and all(_only_moves(m) for m in x.maps.values()):
+            # Each product has one term, times a power of two: exact.
+            return Expression({j: weight @ m for j, m in x.maps.items()}, offset)
+        (source,) = self._pure(x).maps
+        return Expression({source: weight}, offset)
+
+    def activate(self, x: Expression, sigma: str | Mapping[str, Any] | Activation) -> Expression:
+        """Return σ(x), one neuron an entry."""
+        sigma = activation(sigma)
+        if x.size % sigma.group:
+            raise ValueError(f"{sigma.name} needs a multiple of {sigma.group} features, got {x.size}")
+        return x if sigma.name == "identity" else self._layer(x, sigma)
+
+    def add(self, a: Expression, b: Expression) -> Expression:
+        """Return a + b."""
+        if a.size != b.size:
+            raise ValueError(f"an addition of {a.size} and {b.size} features: broadcasting is not supported")
+        offset = _exact_sum(a.offset, b.offset)
+        if offset is None:
+            return self.add(self._pure(a), b)
+        maps = dict(a.maps)
+        for j, matrix in b.maps.items():
+            merged = _exact_sum(maps[j], matrix) if j in maps else matrix
+            if merged is None:
+                return self.add(self._pure(a), b)
+            maps[j] = merged
+        return Expression(maps, offset)
+
+    def shift(self, x: Expression, constant: Any) -> Expression:
+        """Return x + constant, entry by entry."""
+        constant = np.broadcast_to(finite("an added constant", constant), (x.size,))
+        return self.add(x, Expression({}, constant.astype(np.float64)))
+
+    def scale(self, x: Expression, factor: Any) -> Expression:
+        """Return factor · x, entry by entry."""
+        factor = np.broadcast_to(finite("a factor", factor), (x.size,)).astype(np.float64)
+        if not _is_power_of_two(factor):
+            (source,) = self._pure(x).maps
+            return Expression({source: np.diag(factor)}, np.zeros(x.size))
+        return Expression({j: factor[:, None] * m for j, m in x.maps.items()}, factor * x.offset)
+
+    def concat(self, parts: list[Expression]) -> Expression:
+        """Return the parts under one another."""
+        sources = sorted({j for part in parts for j in part.maps})
+        offset = np.concatenate([part.offset for part in parts])
+        maps = {}
+        for j in sources:
+            columns = next(p.maps[j].shape[1] for p in parts if j in p.maps)
+            maps[j] = np.vstack([p.maps.get(j, np.zeros((p.size, columns))) for p in parts])
+        return Expression(maps, offset)
+
+    def select(self, x: Expression, index: Any) -> Expression:
+        """Return the entries of x that a slice or an index array picks."""
+        return Expression({j: m[index] for j, m in x.maps.items()}, x.offset[index])
+
+    def finish(self, y: Expression) -> Network:
+        """Return the network whose output is y, without layers that the output never reads."""
+        maps = {j: m for j, m in y.maps.items() if m.any()} or dict(list(y.maps.items())[:1])
+        used, frontier = set(), set(maps) - {0}
+        while frontier:
+            l = frontier.pop()
+            used.add(l)
+            frontier |= set(self.layers[l - 1].sources) - used - {0}
+        order = [0, *sorted(used)]
+        place = {old: new for new, old in enumerate(order)}
+        layers = []
+        for old in order[1:]:
+            layer = self.layers[old - 1]
+            sources = {place[j]: np.asarray(m) for j, m in layer.sources.items()}
+            layers.append(Layer(sources, layer.activation, layer.bias))
+        return Network(
+            self.in_features,
+            tuple(layers),
+            Output({place[j]: m for j, m in maps.items()}, y.offset),
+        )

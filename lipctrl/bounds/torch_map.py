@@ -1,0 +1,59 @@
+"""A torch module as a float64 function with derivatives, for ascent; the module itself is left untouched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def input_size(module: nn.Module) -> int:
+    """Return the number of input features: `in_features`, or that of the first linear layer.
+
+    Raises
+    ------
+    ValueError
+        When neither is there.
+    """
+    features = getattr(module, "in_features", None)
+    if isinstance(features, int):
+        return features
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            return part.in_features
+    raise ValueError(
+        f"{type(module).__name__} has no in_features and no Linear layer: its input size is unknown"
+    )
+
+
+def torch_map(
+    module: nn.Module,
+) -> tuple[Callable[[np.ndarray], np.ndarray], int, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """Return (f, in_features, pullback): f in float64 on a copy in eval mode, pullback(x, u) = J(x)ᵀu."""
+    clone = copy.deepcopy(module).to(device="cpu", dtype=torch.float64).eval()
+    for parameter in clone.parameters():
+        parameter.requires_grad_(False)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return clone(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+    def pullback(x: np.ndarray, u: np.ndarray) -> np.ndarray:
+        point = torch.from_numpy(np.ascontiguousarray(x)).requires_grad_(True)
+        with torch.enable_grad():
+            y = clone(point)
+            if not y.requires_grad:
+                return np.zeros_like(x)
+            (out,) = torch.autograd.grad(y, point, torch.from_numpy(np.ascontiguousarray(u)))
+        return out.numpy()
+
+    return run, input_size(module), pullback
+
+
+def is_module(value: Any) -> bool:
+    """Tell whether a value is a torch module."""
+    return isinstance(value, nn.Module)

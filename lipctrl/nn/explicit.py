@@ -24,7 +24,7 @@ from lipctrl.rules import Layer, Output
 Witness = Callable[[Sequence[Layer], Output], Sequence[Any]]
 
 # Slack per layer that folded weights of each precision need; networks set aside as much (`reserved`).
-LAYER_SLACK = {torch.float64: 1e-8, torch.float32: 3e-6}
+LAYER_SLACK = {torch.float64: 1e-9, torch.float32: 3e-7}
 
 
 def layer_slack(dtype: torch.dtype) -> float:
@@ -219,7 +219,7 @@ class Neurons(Explicit):
             self.witness(layers, output),
             float(self.gain),
             in_features=self.in_features,
-            slacks=[unit * step for step in (1e-3, 1e-1, 1.0, 10.0, 100.0, 1000.0)],
+            slacks=[unit * step for step in (1e-2, 1.0, 10.0, 100.0, 1e3, 1e4)],
         )
 
     def export(self) -> nn.Module:

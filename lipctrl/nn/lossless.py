@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -174,5 +175,5 @@ class _Witness:
 
     def __call__(self, layers: Sequence[Layer], output: Output) -> Sequence[Any]:
         if self.scale is None:
-            return [self.gain * torch.ones(len(layer.bias)).numpy() for layer in layers]
+            return [np.full(len(layer.bias), self.gain) for layer in layers]
         return list(self.gain * numbers(self.scale) ** 2)

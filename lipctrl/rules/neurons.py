@@ -31,6 +31,10 @@ from lipctrl.rules.base import Kind, Rule, evaluate, exact, register, require
 from lipctrl.rules.linear import SLACKS
 
 
+# A read-out of more layers than this is bordered instead of squared, which keeps the proof linear in depth.
+MANY_SOURCES = 2
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer of neurons: `sources` maps the index of an earlier layer (0 = input) to its weight (h, h_j).
@@ -171,6 +175,13 @@ def assemble(
                 if curved and j <= k:
                     add(j, k, map_j.T @ square.times(map_k))
     output = {j: kind.exact(w) for j, w in graph.sources[-1].items()}
+    if len(output) > MANY_SOURCES and (b, c) == (0.0, -1.0):
+        # N = K - YᵀY ⪰ 0 ⇔ [[K, Yᵀ], [Y, I]] ⪰ 0: a read-out of many layers would fill N, its border does not.
+        last = len(graph.sizes) - 1
+        add(last, last, kind.exact(np.eye(graph.sizes[-1])))
+        for j, map_j in output.items():
+            add(j, last, map_j.T)
+        return blocks, graph.sizes
     for j, map_j in output.items():
         if b != 0.0:
             # 2b⟨Δx, Δy⟩ puts b Y_j into block (0, j); on the diagonal block it appears with its transpose.

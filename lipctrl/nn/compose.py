@@ -1,0 +1,355 @@
+"""The recursive algebra: certified maps combine into certified maps, to any depth.
+
+Every combinator reads the gains of its blocks through one rule of `lipctrl.rules`, which proves the same
+step again from the stored numbers. `lipschitz` of a combinator follows from those of its blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipctrl import rules
+from lipctrl.certificate import Certificate
+from lipctrl.nn.explicit import Affine, Explicit, chain, numbers
+from lipctrl.nn.module import CertifiedModule, positive
+
+
+def _blocks(blocks: Sequence[CertifiedModule], name: str) -> nn.ModuleList:
+    if not blocks:
+        raise ValueError(f"{name} needs at least one block")
+    for block in blocks:
+        if not isinstance(block, CertifiedModule):
+            raise TypeError(
+                f"{name} composes certified blocks, got {type(block).__name__}; bound a plain torch module with "
+                "lipctrl.certify instead"
+            )
+    norms = {getattr(block, "norm", "l2") for block in blocks}
+    if len(norms) > 1:
+        raise ValueError(f"{name} mixes blocks bounded in {sorted(norms)}; a composition needs one norm")
+    return nn.ModuleList(blocks)
+
+
+def _same(blocks: Sequence[CertifiedModule], attribute: str, name: str) -> int:
+    sizes = [getattr(block, attribute) for block in blocks]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"{name} needs blocks of equal {attribute}, got {sizes}")
+    return sizes[0]
+
+
+class _PlainCombination(nn.Module):
+    """A combination of exported maps: `combine` is the function that ran before the export."""
+
+    def __init__(self, combination: Combination) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(part.export() for part in combination.parts)
+        self.kind = combination.kind
+        constants = combination.constants
+        for i, constant in enumerate(constants):
+            self.register_buffer(f"constant{i}", constant.detach().clone())
+        self.count = len(constants)
+
+    def forward(self, x: Tensor) -> Tensor:
+        constants = [getattr(self, f"constant{i}") for i in range(self.count)]
+        return COMBINE[self.kind](list(self.parts), constants, x)
+
+
+def _sum(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
+    (coefficients,) = constants
+    return sum(coefficients[i] * part(x) for i, part in enumerate(parts))  # type: ignore[return-value]
+
+
+def _concat(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
+    return torch.cat([part(x) for part in parts], -1)
+
+
+def _parallel(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
+    (sizes,) = constants
+    pieces = x.split([int(n) for n in sizes], -1)
+    return torch.cat([part(piece) for part, piece in zip(parts, pieces, strict=True)], -1)
+
+
+def _repeat(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
+    (times,) = constants
+    for _ in range(int(times)):
+        x = parts[0](x)
+    return x
+
+
+def _feedback(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
+    g, h = parts
+    drive = h(x)
+    with torch.no_grad():
+        w = torch.zeros_like(drive)
+        tolerance = 16.0 * torch.finfo(drive.dtype).eps
+        for _ in range(10_000):
+            following = g(w) + drive
+            change = (following - w).abs().amax() if w.numel() else w.sum()
+            w = following
+            if bool(change <= tolerance * (1.0 + w.abs().amax())):
+                break
+        else:
+            raise ArithmeticError("the feedback did not converge: is its input finite?")
+    # A contraction: what a few differentiable steps leave out of the derivative is γ_gⁿ of it.
+    (steps,) = constants
+    for _ in range(int(steps) if torch.is_grad_enabled() else 1):
+        w = g(w) + drive
+    return w
+
+
+COMBINE = {"sum": _sum, "concat": _concat, "parallel": _parallel, "repeat": _repeat, "feedback": _feedback}
+
+
+@dataclass(frozen=True)
+class Combination(Explicit):
+    """Explicit maps joined by one rule; `kind` names it, `constants` are its numbers."""
+
+    kind: str
+    parts: tuple[Explicit, ...]
+    constants: tuple[Tensor, ...] = ()
+
+    def run(self, x: Tensor) -> Tensor:
+        return COMBINE[self.kind]([part.run for part in self.parts], self.constants, x)
+
+    def certificate(self) -> Certificate:
+        parts = [part.certificate() for part in self.parts]
+        if self.kind == "sum":
+            return rules.total(*parts, coefficients=numbers(self.constants[0]).tolist())
+        if self.kind == "concat":
+            return rules.concat(*parts)
+        if self.kind == "parallel":
+            return rules.parallel(*parts)
+        if self.kind == "repeat":
+            return rules.repeat(parts[0], int(self.constants[0]))
+        return rules.feedback(*parts)
+
+    def export(self) -> nn.Module:
+        return _PlainCombination(self)
+
+    def shifted(self, offset: Tensor) -> Explicit:
+        eye = torch.eye(len(offset), dtype=offset.dtype, device=offset.device)
+        return chain(self, Affine(eye, offset))
+
+
+class Sequential(CertifiedModule):
+    """The blocks one after the other: gain γ_n … γ_1.
+
+    Examples
+    --------
+    >>> from lipctrl.nn import OrthogonalLinear
+    >>> Sequential(OrthogonalLinear(3, 2, lipschitz=2.0), OrthogonalLinear(2, 1, lipschitz=3.0)).lipschitz
+    6.0
+    """
+
+    def __init__(self, *blocks: CertifiedModule) -> None:
+        parts = _blocks(blocks, "Sequential")
+        for a, b in zip(blocks, blocks[1:], strict=False):
+            if a.out_features != b.in_features:
+                raise ValueError(f"Sequential: {a.out_features} outputs meet {b.in_features} inputs")
+        super().__init__(blocks[0].in_features, blocks[-1].out_features)
+        self.blocks = parts
+
+    @property
+    def lipschitz(self) -> float:
+        return math.prod(block.lipschitz for block in self.blocks)
+
+    def fold(self) -> Explicit:
+        return chain(*(block.fold() for block in self.blocks))  # type: ignore[operator]
+
+
+class Sum(CertifiedModule):
+    """Σ c_i f_i(x): gain Σ |c_i| γ_i; the coefficients are constants (1 unless given)."""
+
+    def __init__(self, *blocks: CertifiedModule, coefficients: Sequence[float] | None = None) -> None:
+        parts = _blocks(blocks, "Sum")
+        super().__init__(_same(blocks, "in_features", "Sum"), _same(blocks, "out_features", "Sum"))
+        c = torch.ones(len(blocks)) if coefficients is None else torch.tensor([float(v) for v in coefficients])
+        if len(c) != len(blocks) or not bool(torch.isfinite(c).all()):
+            raise ValueError(f"Sum: {len(blocks)} blocks need as many finite coefficients, got {coefficients}")
+        self.blocks = parts
+        self.register_buffer("coefficients", c)
+
+    @property
+    def lipschitz(self) -> float:
+        return sum(abs(float(c)) * b.lipschitz for c, b in zip(self.coefficients, self.blocks, strict=True))
+
+    def fold(self) -> Explicit:
+        return Combination("sum", tuple(b.fold() for b in self.blocks), (self.coefficients,))  # type: ignore[operator]
+
+
+class Mix(CertifiedModule):
+    """Σ α_i f_i(x) with trainable convex weights α (a softmax): gain at most max γ_i, certified Σ α_i γ_i."""
+
+    def __init__(self, *blocks: CertifiedModule) -> None:
+        parts = _blocks(blocks, "Mix")
+        super().__init__(_same(blocks, "in_features", "Mix"), _same(blocks, "out_features", "Mix"))
+        self.blocks = parts
+        self.logits = nn.Parameter(torch.zeros(len(blocks)))
+
+    @property
+    def lipschitz(self) -> float:
+        return max(block.lipschitz for block in self.blocks)
+
+    def fold(self) -> Explicit:
+        # Rounded, the weights may add up to slightly more than one.
+        weights = torch.softmax(self.logits, 0) * (1.0 - 8.0 * torch.finfo(self.logits.dtype).eps)
+        return Combination("sum", tuple(b.fold() for b in self.blocks), (weights,))  # type: ignore[operator]
+
+
+class Residual(CertifiedModule):
+    """x + f(x): gain 1 + γ. (A lossless block keeps gain 1 with a skip inside; see `LosslessBlock`.)"""
+
+    def __init__(self, block: CertifiedModule) -> None:
+        parts = _blocks([block], "Residual")
+        if block.in_features != block.out_features:
+            raise ValueError(f"Residual: the block maps {block.in_features} to {block.out_features} features")
+        super().__init__(block.in_features, block.out_features)
+        self.blocks = parts
+
+    @property
+    def lipschitz(self) -> float:
+        return 1.0 + self.blocks[0].lipschitz  # type: ignore[operator]
+
+    def fold(self) -> Explicit:
+        block = self.blocks[0].fold()  # type: ignore[operator]
+        like = next(self.blocks.parameters())
+        eye = torch.eye(self.in_features, dtype=like.dtype, device=like.device)
+        return Combination("sum", (Affine(eye), block), (like.new_ones(2),))
+
+
+class Concat(CertifiedModule):
+    """x ↦ (f_1(x), …, f_n(x)): gain √Σγ_i² in l2, max γ_i in linf."""
+
+    def __init__(self, *blocks: CertifiedModule) -> None:
+        parts = _blocks(blocks, "Concat")
+        super().__init__(_same(blocks, "in_features", "Concat"), sum(b.out_features for b in blocks))
+        self.blocks = parts
+        self.norm = getattr(blocks[0], "norm", "l2")
+
+    @property
+    def lipschitz(self) -> float:
+        gains = [block.lipschitz for block in self.blocks]
+        return math.hypot(*gains) if self.norm == "l2" else max(gains)  # type: ignore[arg-type]
+
+    def fold(self) -> Explicit:
+        return Combination("concat", tuple(b.fold() for b in self.blocks))  # type: ignore[operator]
+
+
+class Parallel(CertifiedModule):
+    """(x_1, …, x_n) ↦ (f_1(x_1), …, f_n(x_n)), the input split among the blocks: gain max γ_i."""
+
+    def __init__(self, *blocks: CertifiedModule) -> None:
+        parts = _blocks(blocks, "Parallel")
+        super().__init__(sum(b.in_features for b in blocks), sum(b.out_features for b in blocks))
+        self.blocks = parts
+        self.register_buffer("sizes", torch.tensor([b.in_features for b in blocks]))
+
+    @property
+    def lipschitz(self) -> float:
+        return max(block.lipschitz for block in self.blocks)
+
+    def fold(self) -> Explicit:
+        return Combination("parallel", tuple(b.fold() for b in self.blocks), (self.sizes,))  # type: ignore[operator]
+
+
+class Scale(CertifiedModule):
+    """k f(x): gain |k| γ; k is a constant."""
+
+    def __init__(self, block: CertifiedModule, factor: float) -> None:
+        parts = _blocks([block], "Scale")
+        if not math.isfinite(factor):
+            raise ValueError(f"Scale: factor is {factor}; expected a finite number")
+        super().__init__(block.in_features, block.out_features)
+        self.blocks, self.factor = parts, float(factor)
+
+    @property
+    def lipschitz(self) -> float:
+        return abs(self.factor) * self.blocks[0].lipschitz  # type: ignore[operator]
+
+    def fold(self) -> Explicit:
+        block = self.blocks[0].fold()  # type: ignore[operator]
+        like = next(self.blocks.parameters())
+        return Combination("sum", (block,), (like.new_full((1,), self.factor),))
+
+
+class Metric(CertifiedModule):
+    """T₂ f(T₁⁻¹ x): the block in other units, gain ‖T₂‖ γ ‖T₁⁻¹‖.
+
+    `input_metric` T₁ (n × n, invertible) and `output_metric` T₂ are constants; the inverse is stored, so the
+    certificate speaks of the stored matrix.
+    """
+
+    def __init__(self, block: CertifiedModule, input_metric: Any = None, output_metric: Any = None) -> None:
+        parts = _blocks([block], "Metric")
+        t1 = torch.eye(block.in_features) if input_metric is None else torch.as_tensor(input_metric)
+        t2 = torch.eye(block.out_features) if output_metric is None else torch.as_tensor(output_metric)
+        if t1.shape != (block.in_features,) * 2 or t2.ndim != 2 or t2.shape[1] != block.out_features:
+            raise ValueError(
+                f"Metric: shapes {tuple(t1.shape)} and {tuple(t2.shape)} do not fit a block "
+                f"{block.in_features} → {block.out_features}"
+            )
+        super().__init__(block.in_features, t2.shape[0])
+        self.blocks = parts
+        like = next(parts.parameters())
+        self.register_buffer("before", torch.linalg.inv(t1.double()).to(like.dtype))
+        self.register_buffer("after", t2.to(like.dtype))
+
+    @property
+    def lipschitz(self) -> float:
+        norms = [torch.linalg.matrix_norm(m.double(), 2).item() for m in (self.before, self.after)]
+        return math.prod(norms) * self.blocks[0].lipschitz * (1.0 + 1e-12)  # type: ignore[operator]
+
+    def fold(self) -> Explicit:
+        return chain(Affine(self.before), self.blocks[0].fold(), Affine(self.after))  # type: ignore[operator]
+
+
+class Repeat(CertifiedModule):
+    """f ∘ … ∘ f, one block applied `times` times (weight-shared recursion): gain γᵏ."""
+
+    def __init__(self, block: CertifiedModule, times: int) -> None:
+        parts = _blocks([block], "Repeat")
+        if block.in_features != block.out_features:
+            raise ValueError(f"Repeat: the block maps {block.in_features} to {block.out_features} features")
+        super().__init__(block.in_features, block.out_features)
+        self.blocks, self.times = parts, positive("times", times)
+        self.register_buffer("count", torch.tensor(self.times))
+
+    @property
+    def lipschitz(self) -> float:
+        return self.blocks[0].lipschitz ** self.times  # type: ignore[operator]
+
+    def fold(self) -> Explicit:
+        return Combination("repeat", (self.blocks[0].fold(),), (self.count,))  # type: ignore[operator]
+
+
+class Feedback(CertifiedModule):
+    """x ↦ w with w = g(w) + h(x): gain γ_h / (1 - γ_g), well posed because γ_g < 1 is required.
+
+    Gradients run through as many last iterations as leave an error below the precision.
+    """
+
+    def __init__(self, loop: CertifiedModule, drive: CertifiedModule) -> None:
+        parts = _blocks([loop, drive], "Feedback")
+        if not loop.in_features == loop.out_features == drive.out_features:
+            raise ValueError("Feedback: the loop must map R^n to itself, and the drive into R^n")
+        if loop.lipschitz >= 1.0:  # type: ignore[operator]
+            raise ValueError(f"Feedback: the loop has gain {loop.lipschitz}; expected below 1")
+        super().__init__(drive.in_features, drive.out_features)
+        self.blocks = parts
+
+    @property
+    def lipschitz(self) -> float:
+        loop, drive = self.blocks
+        return drive.lipschitz / (1.0 - loop.lipschitz)  # type: ignore[operator]
+
+    def fold(self) -> Explicit:
+        loop, drive = self.blocks
+        like = next(self.blocks.parameters())
+        steps = math.ceil(math.log(torch.finfo(like.dtype).eps) / math.log(loop.lipschitz))  # type: ignore[arg-type]
+        count = torch.tensor(min(max(steps, 1), 500))
+        return Combination("feedback", (loop.fold(), drive.fold()), (count,))  # type: ignore[operator]

@@ -70,6 +70,11 @@ class Evaluation:
         return -self.mean
 
     @property
+    def cost(self) -> float:
+        """Return the mean cost, minus the mean return."""
+        return -self.mean
+
+    @property
     def standard_error(self) -> float:
         """Return the standard error of the mean."""
         return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else 0.0

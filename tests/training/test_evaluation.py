@@ -67,7 +67,7 @@ def test_module_exported_copy_and_certificate_earn_the_same(certified: lipctrl.L
 def test_batched_twin_agrees_with_gymnasium_in_distribution(certified: lipctrl.LipschitzPolicy) -> None:
     ours = evaluate(certified, "lipctrl/GymPendulum-v1", episodes=200)
     theirs = evaluate(certified, "Pendulum-v1", episodes=40)
-    assert abs(ours.mean - theirs.mean) < 4.0 * np.hypot(ours.std_error, theirs.std_error)
+    assert abs(ours.mean - theirs.mean) < 4.0 * np.hypot(ours.standard_error, theirs.standard_error)
 
 
 def test_failure_is_termination_and_a_time_limit_is_not() -> None:

@@ -24,7 +24,8 @@ _MODULES = {
     **{name: module for name, (module, _) in PLANTS.items()},
 }
 
-__all__ = ["environment_id", "plant_class", "plant_names", *_MODULES]
+__all__ = ["environment_id", "plant_class", "plant_names"]
+__all__ += list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

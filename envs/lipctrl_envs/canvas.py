@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -124,7 +125,7 @@ class Canvas:
         turns = np.linspace(0.0, 1.0, 2 * coils + 2)
         sway = np.array([0.0, *[(-1.0) ** k for k in range(2 * coils)], 0.0])
         points = a + turns[:, None] * way + sway[:, None] * side
-        for p, q in zip(points[:-1], points[1:], strict=True):
+        for p, q in itertools.pairwise(points):
             self.line(p, q, 2.0 / self._scale, color)
 
     def turn(self, center: Point, radius: float, share: float, color: Color | None = None) -> None:
@@ -134,7 +135,7 @@ class Canvas:
             return
         angles = np.linspace(0.0, 2.0 * max(-1.0, min(1.0, share)), 24)
         points = np.asarray(center) + radius * np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-        for p, q in zip(points[:-1], points[1:], strict=True):
+        for p, q in itertools.pairwise(points):
             self.line(p, q, 4.0 / self._scale, color)
         tangent = (points[-1] - points[-2]) / max(float(np.hypot(*(points[-1] - points[-2]))), 1e-9)
         self.arrow(points[-1], tangent * 14.0 / self._scale, color)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lipctrl_envs.canvas import Canvas
+from lipctrl_envs.enclosure import enclosed_form
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
 from lipctrl_envs.plant import Signal, physical
@@ -28,7 +29,7 @@ class CartPole(MechanicalPlant):
 
     | state           | unit  | starts within | meaning                    |
     |-----------------|-------|---------------|----------------------------|
-    | `position`      | m     | ±1            | x of the cart              |
+    | `position`      | m     | ±0.8          | x of the cart              |
     | `angle`         | rad   | ±0.1          | θ of the pole, not wrapped |
     | `position_rate` | m/s   | ±0.3          | ẋ                          |
     | `angle_rate`    | rad/s | ±0.1          | θ̇                          |
@@ -39,19 +40,19 @@ class CartPole(MechanicalPlant):
 
     | disturbance  | unit | standard deviation | meaning                                        |
     |--------------|------|--------------------|------------------------------------------------|
-    | `cart_force` | N    | 3                  | d₁ on the cart                                 |
-    | `pole_force` | N    | 0.3                | d₂ at the centre of the pole, along +x         |
+    | `cart_force` | N    | 4                  | d₁ on the cart                                 |
+    | `pole_force` | N    | 0.4                | d₂ at the centre of the pole, along +x         |
 
     The observation is the state. The cost of a step is
 
         xᵀQx + uᵀRu + track_weight · max(0, |x| - track_soft)²  (+ failure_cost, once)
 
-    with Q = diag(0.5, 2, 0.05, 0.05), R = 0.01. The quadratic part is what an LQR design sees; the penalty for
+    with Q = diag(0.2, 2, 0.05, 0.05), R = 0.01. The quadratic part is what an LQR design sees; the penalty for
     nearing the end of the track and the saturation of the force are what it does not see. The episode ends
     in failure when |x| exceeds `track_limit` or |θ| exceeds `angle_limit`, and is truncated after 500 steps (10 s).
 
     The mass matrix couples the accelerations through cos θ, so there is no element-wise exact Lur'e form; `lure_form`
-    bounds the Jacobian of the accelerations over a box of (angle, angle rate, force).
+    bounds the Jacobian of the accelerations over a box: |θ| ≤ angle_limit, |ẋ| ≤ 3, |θ̇| ≤ 3, |u| ≤ action_limit.
     """
 
     cart_mass: float = physical(1.0, "kg")
@@ -61,9 +62,9 @@ class CartPole(MechanicalPlant):
     pole_damping: float = physical(0.001, "N·m·s/rad", positive=False)
     gravity: float = physical(9.81, "m/s²", positive=False)
     action_limit: Any = 10.0
-    disturbance: Any = (3.0, 0.3)
+    disturbance: Any = (4.0, 0.4)
     track_limit: float = 2.4
-    track_soft: float = 0.8
+    track_soft: float = 0.6
     track_weight: float = 20.0
     angle_limit: float = 0.5
     failure_cost: float = 200.0
@@ -79,7 +80,7 @@ class CartPole(MechanicalPlant):
 
     @property
     def state_weights(self) -> np.ndarray:
-        return np.array([0.5, 2.0, 0.05, 0.05])
+        return np.array([0.2, 2.0, 0.05, 0.05])
 
     @property
     def action_weights(self) -> np.ndarray:
@@ -87,7 +88,7 @@ class CartPole(MechanicalPlant):
 
     @property
     def initial_spread(self) -> np.ndarray:
-        return np.array([1.0, 0.1, 0.3, 0.1])
+        return np.array([0.8, 0.1, 0.3, 0.1])
 
     def acceleration(
         self,
@@ -121,10 +122,13 @@ class CartPole(MechanicalPlant):
         return (state[..., 0].abs() > self.track_limit) | (state[..., 1].abs() > self.angle_limit)
 
     def lure_form(self, region: Mapping[str, float] | None = None) -> LureForm:
-        from lipctrl_envs.enclosure import enclosed_form
-
-        limits = {"angle": self.angle_limit, "angle_rate": 3.0, "force": float(self.action_limit[0])}
-        return enclosed_form(self, self.bounds(limits, region), parts=(16, 8, 8))
+        limits = {
+            "angle": self.angle_limit,
+            "position_rate": 3.0,
+            "angle_rate": 3.0,
+            "force": float(self.action_limit[0]),
+        }
+        return enclosed_form(self, self.bounds(limits, region), parts=8)
 
     def draw(self, canvas: Canvas, state: np.ndarray, action: np.ndarray) -> None:
         x, angle, length = float(state[0]), float(state[1]), 2.0 * self.half_length

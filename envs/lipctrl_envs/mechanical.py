@@ -54,8 +54,13 @@ class MechanicalPlant(Plant):
         moved = [torch.add(q, v, alpha=self.dt) for q, v in zip(position, moving, strict=True)]
         return join(moved + moving)
 
-    def acceleration_path(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (A_0, E) with x⁺ = A_0 x + E a: how accelerations (k,) enter the next physical state (2k,)."""
+    def rates(self, state: Sequence[Any], action: Sequence[Any]) -> Sequence[Any]:
+        """Return the accelerations, the only part of the step that may be nonlinear, without disturbance."""
+        half = len(self.positions)
+        return self.acceleration(state[:half], state[half:], action, None, self)
+
+    def rates_path(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (A_0, E) with x⁺ = A_0 x + E a: how accelerations (k,) enter the next physical state."""
         k = len(self.positions)
         eye, zero = np.eye(k), np.zeros((k, k))
         return np.block([[eye, self.dt * eye], [zero, eye]]), np.vstack([self.dt**2 * eye, self.dt * eye])

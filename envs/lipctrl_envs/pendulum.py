@@ -99,7 +99,7 @@ class Pendulum(MechanicalPlant):
 
     def lure_form(self, region: Mapping[str, float] | None = None) -> LureForm:
         z_max = self.bounds({"angle": self.angle_limit}, region)["angle"]
-        path, E = self.acceleration_path()
+        path, E = self.rates_path()
         inertia = self.mass * self.length**2
         lower, upper = sine_slopes(z_max)
         return LureForm(
@@ -194,7 +194,7 @@ class PendulumSwingUp(Pendulum):
 
     def lure_form(self, region: Mapping[str, float] | None = None) -> LureForm:
         return circle_form(
-            MechanicalPlant.acceleration_path(self),
+            self.rates_path(),
             gravity=self.gravity / self.length,
             damping=self.damping / (self.mass * self.length**2),
             gain=1.0 / (self.mass * self.length**2),

@@ -445,7 +445,7 @@ class Plant(ABC):
         u = self._point(action, rest[1], "action")
         A, B = torch.func.jacrev(self.advance, argnums=(0, 1))(x, u)
         C = torch.func.jacrev(self.observe)(x)
-        return control.ss(
+        return control.StateSpace(
             A.numpy(),
             B.numpy(),
             C.numpy(),

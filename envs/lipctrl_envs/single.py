@@ -128,7 +128,7 @@ class PlantEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 def chosen_state(plant: Plant, state: Any, count: int) -> torch.Tensor:
-    """Return a start that the caller chose, (n,) or (count, n), as float64 (count, n); ValueError if it does not fit."""
+    """Return a start that the caller chose, (n,) or (count, n), as float64 (count, n)."""
     given = torch.as_tensor(state, dtype=torch.float64).cpu()
     if given.shape not in ((plant.state_size,), (count, plant.state_size)) or not bool(
         given.isfinite().all()

@@ -231,7 +231,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         chosen = torch.as_tensor(mask, device=self.device)
         if chosen.dtype is not torch.bool or chosen.shape != (self.num_envs,):
             raise ValueError(
-                f"options['reset_mask'] must be bool of shape ({self.num_envs},), got {chosen.dtype} {tuple(chosen.shape)}"
+                f"options['reset_mask'] must be bool of shape ({self.num_envs},), "
+                f"got {chosen.dtype} {tuple(chosen.shape)}"
             )
         return chosen
 

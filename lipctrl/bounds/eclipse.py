@@ -1,7 +1,7 @@
 """Layer-wise multipliers, linear in depth: ECLipsE-Fast and ECLipsE, extended to skips and any slopes.
 
-Forward elimination of the normalised LMI (N_00 = I). When layers before l are eliminated, their inverse shows itself
-as the Gram matrix G_l = V_l N_{<l}⁻¹ V_lᵀ of the pre-activations, and the pivot of layer l is 2Λ - ΛG_lΛ for slopes [0, 1].
+Forward elimination of the normalised LMI (N_00 = I). When layers before l are eliminated, their inverse shows
+itself as the Gram matrix G_l = V_l N_{<l}⁻¹ V_lᵀ of the pre-activations; for slopes [0, 1] the pivot is 2Λ - ΛG_lΛ.
 ECLipsE-Fast takes Λ = I/σ_max(G_l) (Xu & Sivaranjani 2024, Theorem 5); ECLipsE solves for the Λ that
 lets most pass to the next layers (equation (12) there), here as the LMI of a network with one hidden layer. Finally
 ρ = λ_max(Y N⁻¹ Yᵀ). Any Λ > 0 so found is only a witness: the claim is proved afterwards.
@@ -47,7 +47,7 @@ class Elimination:
                 if value is not None:
                     root = self.factor[i, i]
                     self.factor[i, j] = scipy.linalg.solve_triangular(
-                        root, value, trans="T", check_finite=False
+                        root, value, trans=1, check_finite=False
                     )
             pivot = self.blocks[j, j].copy()
             for i in above:
@@ -67,9 +67,7 @@ class Elimination:
                     update = self.factor[k, i].T @ solved
                     value = -update if value is None else value - update
             if value is not None:
-                out[i] = scipy.linalg.solve_triangular(
-                    self.factor[i, i], value, trans="T", check_finite=False
-                )
+                out[i] = scipy.linalg.solve_triangular(self.factor[i, i], value, trans=1, check_finite=False)
         return out
 
 
@@ -103,7 +101,7 @@ def _fast(gram: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
             factor = scipy.linalg.cholesky(inner, check_finite=False)
         except np.linalg.LinAlgError:
             return -np.inf
-        spread = scipy.linalg.solve_triangular(factor, root.T * (lam * (low + high)), trans="T")
+        spread = scipy.linalg.solve_triangular(factor, root.T * (lam * (low + high)), trans=1)
         return float(np.linalg.eigvalsh(2.0 * lam * np.eye(size) - spread.T @ spread)[0])
 
     curved = root.T @ ((2.0 * low * high)[:, None] * root)
@@ -158,7 +156,7 @@ def _solved(
     matrix = plain.matrix(1.0, lam)
     factor = scipy.linalg.cholesky(matrix, check_finite=False)
     wide = np.hstack([np.zeros((len(readers), size)), readers])
-    tau = 1.5 * np.linalg.norm(scipy.linalg.solve_triangular(factor, wide.T, trans="T"), 2) ** 2
+    tau = 1.5 * np.linalg.norm(scipy.linalg.solve_triangular(factor, wide.T, trans=1), 2) ** 2
     solution = solve(program, float(tau), tau * lam, tolerance=1e-4)
     values = solution.multipliers / solution.tau
     return values if members is None else values[members]

@@ -71,7 +71,8 @@ def _as_map(module: Any) -> tuple[Map, int, Callable[..., Any] | None]:
         return _as_map(module.certificate())
     features = getattr(module, "in_features", None)
     if callable(module) and isinstance(features, int):
-        return module, features, None
+        call: Any = module
+        return call, features, None
     raise TypeError(
         f"lipschitz_lower_bound takes a torch module, a Certificate or a callable with in_features, "
         f"got {type(module).__name__}"

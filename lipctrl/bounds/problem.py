@@ -2,9 +2,9 @@
 
     minimise τ  subject to  F + τ D + Σ_i λ_i (a_i b_iᵀ + b_i a_iᵀ) ⪰ 0,  λ ≥ 0,
 
-a_i = e_i - m_i v_i, b_i = e_i - s_i v_i for a neuron of slopes [m_i, s_i] and pre-activation v_i (LipSDP, Fazlyab et al.
-2019, Theorem 2). τ is ρ = L² for a Lipschitz bound, the constant itself for a one-sided one, -μ² for an inverse one.
-The numbers here only steer a solver; what it finds is proved by `lipctrl.check`.
+a_i = e_i - m_i v_i, b_i = e_i - s_i v_i for a neuron of slopes [m_i, s_i] and pre-activation v_i (LipSDP,
+Fazlyab et al. 2019, Theorem 2). τ is ρ = L² for a Lipschitz bound, the constant itself for a one-sided one, -μ² for
+an inverse one. The numbers here only steer a solver; what it finds is proved by `lipctrl.check`.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ def smallest_proved(
 ) -> Certificate:
     """Return the certificate with the tightest constant near `estimate` that its numbers prove.
 
-    Slacks are relative to |estimate|, or to `unit` where that is larger (one-sided constants may be near zero). An inverse claim
-    is lowered, all others are raised.
+    Slacks are relative to |estimate|, or to `unit` where that is larger (one-sided constants may be near zero).
+    An inverse claim is lowered, all others are raised.
 
     Raises
     ------

@@ -16,7 +16,8 @@ def output_range(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (low, high) with low ≤ f(x) ≤ high, entry by entry, for every x in the box [lower, upper].
 
-    Rigorous for the real-arithmetic map of the given weights: all rounding is outward, with the code that `lipctrl.check` runs.
+    Rigorous for the real-arithmetic map of the given weights: all rounding is outward, by the code that
+    `lipctrl.check` runs.
 
     Parameters
     ----------

@@ -121,7 +121,7 @@ def read_torch(module: nn.Module) -> Network:
         module = copy.deepcopy(module).eval()
     try:
         graph = _Tracer().trace(module)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise UnsupportedOperationError(
             f"{type(module).__name__} cannot be traced ({error}); its forward must not depend on values"
         ) from error

@@ -39,9 +39,7 @@ def _ends(box: Enclosure) -> Interval:
     )
 
 
-def _affine(
-    sources: Mapping[int, np.ndarray], states: Sequence[Enclosure], bias: np.ndarray
-) -> Enclosure:
+def _affine(sources: Mapping[int, np.ndarray], states: Sequence[Enclosure], bias: np.ndarray) -> Enclosure:
     total = Enclosure.exact(bias[:, None])
     for j, weight in sources.items():
         total = total + Enclosure.exact(weight) @ states[j]

@@ -112,7 +112,9 @@ def slope_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
     least, most = np.full(low.shape, sigma.lower), np.full(low.shape, sigma.upper)
     name = sigma.name
     if name in ("relu", "leaky_relu", "abs"):
-        left = {"relu": 0.0, "abs": -1.0}.get(name, (sigma.params or {}).get("slope", 0.0))
+        left = (
+            {"relu": 0.0, "abs": -1.0}[name] if name != "leaky_relu" else float((sigma.params or {})["slope"])
+        )
         return (
             np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, least)),
             np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, most)),

@@ -222,7 +222,7 @@ def _headline(node: Certificate) -> str:
     where = "" if node.region is None else " on a box"
     kind = "gain" if node.claim == "lipschitz" else node.claim
     activations = node.params.get("activations", [])
-    inner = sorted({a["name"] for a in activations if isinstance(a, dict)}) if activations else []
+    inner = sorted({str(a.get("name", "nested")) for a in activations if isinstance(a, dict)})
     tail = f" [{', '.join(inner)}]" if inner else ""
     return (
         f"{node.rule}{tail} ({node.in_features} → {node.out_features}): "

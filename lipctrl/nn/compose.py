@@ -6,6 +6,7 @@ step again from the stored numbers. `lipschitz` of a combinator follows from tho
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from lipctrl.nn.explicit import Affine, Explicit, chain, numbers
 from lipctrl.nn.module import CertifiedModule, positive
 
 
-def _blocks(blocks: Sequence[CertifiedModule], name: str) -> nn.ModuleList:
+def certified(blocks: Sequence[CertifiedModule], name: str) -> nn.ModuleList:
+    """Return the blocks as a module list if they are certified and bounded in one norm."""
     if not blocks:
         raise ValueError(f"{name} needs at least one block")
     for block in blocks:
@@ -136,7 +138,25 @@ class Combination(Explicit):
         return chain(self, Affine(eye, offset))
 
 
-class Sequential(CertifiedModule):
+class Combinator(CertifiedModule):
+    """A certified map made of certified blocks."""
+
+    blocks: nn.ModuleList
+
+    def parts(self) -> list[CertifiedModule]:
+        """Return the blocks, typed."""
+        return [block for block in self.blocks if isinstance(block, CertifiedModule)]
+
+    def gains(self) -> list[float]:
+        """Return what the blocks promise."""
+        return [float(block.lipschitz) for block in self.parts()]  # type: ignore[arg-type]
+
+    def folds(self) -> tuple[Explicit, ...]:
+        """Return the explicit maps of the blocks."""
+        return tuple(block.fold() for block in self.parts())
+
+
+class Sequential(Combinator):
     """The blocks one after the other: gain γ_n … γ_1.
 
     Examples
@@ -147,8 +167,8 @@ class Sequential(CertifiedModule):
     """
 
     def __init__(self, *blocks: CertifiedModule) -> None:
-        parts = _blocks(blocks, "Sequential")
-        for a, b in zip(blocks, blocks[1:], strict=False):
+        parts = certified(blocks, "Sequential")
+        for a, b in itertools.pairwise(blocks):
             if a.out_features != b.in_features:
                 raise ValueError(f"Sequential: {a.out_features} outputs meet {b.in_features} inputs")
         super().__init__(blocks[0].in_features, blocks[-1].out_features)
@@ -156,56 +176,62 @@ class Sequential(CertifiedModule):
 
     @property
     def lipschitz(self) -> float:
-        return math.prod(block.lipschitz for block in self.blocks)
+        return math.prod(self.gains())
 
     def fold(self) -> Explicit:
-        return chain(*(block.fold() for block in self.blocks))  # type: ignore[operator]
+        return chain(*self.folds())
 
 
-class Sum(CertifiedModule):
+class Sum(Combinator):
     """Σ c_i f_i(x): gain Σ |c_i| γ_i; the coefficients are constants (1 unless given)."""
 
     def __init__(self, *blocks: CertifiedModule, coefficients: Sequence[float] | None = None) -> None:
-        parts = _blocks(blocks, "Sum")
+        parts = certified(blocks, "Sum")
         super().__init__(_same(blocks, "in_features", "Sum"), _same(blocks, "out_features", "Sum"))
-        c = torch.ones(len(blocks)) if coefficients is None else torch.tensor([float(v) for v in coefficients])
+        c = (
+            torch.ones(len(blocks))
+            if coefficients is None
+            else torch.tensor([float(v) for v in coefficients])
+        )
         if len(c) != len(blocks) or not bool(torch.isfinite(c).all()):
-            raise ValueError(f"Sum: {len(blocks)} blocks need as many finite coefficients, got {coefficients}")
+            raise ValueError(
+                f"Sum: {len(blocks)} blocks need as many finite coefficients, got {coefficients}"
+            )
         self.blocks = parts
         self.register_buffer("coefficients", c)
 
     @property
     def lipschitz(self) -> float:
-        return sum(abs(float(c)) * b.lipschitz for c, b in zip(self.coefficients, self.blocks, strict=True))
+        return sum(abs(float(c)) * g for c, g in zip(self.coefficients, self.gains(), strict=True))
 
     def fold(self) -> Explicit:
-        return Combination("sum", tuple(b.fold() for b in self.blocks), (self.coefficients,))  # type: ignore[operator]
+        return Combination("sum", self.folds(), (self.coefficients,))
 
 
-class Mix(CertifiedModule):
+class Mix(Combinator):
     """Σ α_i f_i(x) with trainable convex weights α (a softmax): gain at most max γ_i, certified Σ α_i γ_i."""
 
     def __init__(self, *blocks: CertifiedModule) -> None:
-        parts = _blocks(blocks, "Mix")
+        parts = certified(blocks, "Mix")
         super().__init__(_same(blocks, "in_features", "Mix"), _same(blocks, "out_features", "Mix"))
         self.blocks = parts
         self.logits = nn.Parameter(torch.zeros(len(blocks)))
 
     @property
     def lipschitz(self) -> float:
-        return max(block.lipschitz for block in self.blocks)
+        return max(self.gains())
 
     def fold(self) -> Explicit:
         # Rounded, the weights may add up to slightly more than one.
         weights = torch.softmax(self.logits, 0) * (1.0 - 8.0 * torch.finfo(self.logits.dtype).eps)
-        return Combination("sum", tuple(b.fold() for b in self.blocks), (weights,))  # type: ignore[operator]
+        return Combination("sum", self.folds(), (weights,))
 
 
-class Residual(CertifiedModule):
+class Residual(Combinator):
     """x + f(x): gain 1 + γ. (A lossless block keeps gain 1 with a skip inside; see `LosslessBlock`.)"""
 
     def __init__(self, block: CertifiedModule) -> None:
-        parts = _blocks([block], "Residual")
+        parts = certified([block], "Residual")
         if block.in_features != block.out_features:
             raise ValueError(f"Residual: the block maps {block.in_features} to {block.out_features} features")
         super().__init__(block.in_features, block.out_features)
@@ -213,55 +239,54 @@ class Residual(CertifiedModule):
 
     @property
     def lipschitz(self) -> float:
-        return 1.0 + self.blocks[0].lipschitz  # type: ignore[operator]
+        return 1.0 + self.gains()[0]
 
     def fold(self) -> Explicit:
-        block = self.blocks[0].fold()  # type: ignore[operator]
+        (block,) = self.folds()
         like = next(self.blocks.parameters())
         eye = torch.eye(self.in_features, dtype=like.dtype, device=like.device)
         return Combination("sum", (Affine(eye), block), (like.new_ones(2),))
 
 
-class Concat(CertifiedModule):
+class Concat(Combinator):
     """x ↦ (f_1(x), …, f_n(x)): gain √Σγ_i² in l2, max γ_i in linf."""
 
     def __init__(self, *blocks: CertifiedModule) -> None:
-        parts = _blocks(blocks, "Concat")
+        parts = certified(blocks, "Concat")
         super().__init__(_same(blocks, "in_features", "Concat"), sum(b.out_features for b in blocks))
         self.blocks = parts
         self.norm = getattr(blocks[0], "norm", "l2")
 
     @property
     def lipschitz(self) -> float:
-        gains = [block.lipschitz for block in self.blocks]
-        return math.hypot(*gains) if self.norm == "l2" else max(gains)  # type: ignore[arg-type]
+        return math.hypot(*self.gains()) if self.norm == "l2" else max(self.gains())
 
     def fold(self) -> Explicit:
-        return Combination("concat", tuple(b.fold() for b in self.blocks))  # type: ignore[operator]
+        return Combination("concat", self.folds())
 
 
-class Parallel(CertifiedModule):
+class Parallel(Combinator):
     """(x_1, …, x_n) ↦ (f_1(x_1), …, f_n(x_n)), the input split among the blocks: gain max γ_i."""
 
     def __init__(self, *blocks: CertifiedModule) -> None:
-        parts = _blocks(blocks, "Parallel")
+        parts = certified(blocks, "Parallel")
         super().__init__(sum(b.in_features for b in blocks), sum(b.out_features for b in blocks))
         self.blocks = parts
         self.register_buffer("sizes", torch.tensor([b.in_features for b in blocks]))
 
     @property
     def lipschitz(self) -> float:
-        return max(block.lipschitz for block in self.blocks)
+        return max(self.gains())
 
     def fold(self) -> Explicit:
-        return Combination("parallel", tuple(b.fold() for b in self.blocks), (self.sizes,))  # type: ignore[operator]
+        return Combination("parallel", self.folds(), (self.sizes,))
 
 
-class Scale(CertifiedModule):
+class Scale(Combinator):
     """k f(x): gain |k| γ; k is a constant."""
 
     def __init__(self, block: CertifiedModule, factor: float) -> None:
-        parts = _blocks([block], "Scale")
+        parts = certified([block], "Scale")
         if not math.isfinite(factor):
             raise ValueError(f"Scale: factor is {factor}; expected a finite number")
         super().__init__(block.in_features, block.out_features)
@@ -269,15 +294,15 @@ class Scale(CertifiedModule):
 
     @property
     def lipschitz(self) -> float:
-        return abs(self.factor) * self.blocks[0].lipschitz  # type: ignore[operator]
+        return abs(self.factor) * self.gains()[0]
 
     def fold(self) -> Explicit:
-        block = self.blocks[0].fold()  # type: ignore[operator]
+        (block,) = self.folds()
         like = next(self.blocks.parameters())
         return Combination("sum", (block,), (like.new_full((1,), self.factor),))
 
 
-class Metric(CertifiedModule):
+class Metric(Combinator):
     """T₂ f(T₁⁻¹ x): the block in other units, gain ‖T₂‖ γ ‖T₁⁻¹‖.
 
     `input_metric` T₁ (n × n, invertible) and `output_metric` T₂ are constants; the inverse is stored, so the
@@ -285,7 +310,7 @@ class Metric(CertifiedModule):
     """
 
     def __init__(self, block: CertifiedModule, input_metric: Any = None, output_metric: Any = None) -> None:
-        parts = _blocks([block], "Metric")
+        parts = certified([block], "Metric")
         t1 = torch.eye(block.in_features) if input_metric is None else torch.as_tensor(input_metric)
         t2 = torch.eye(block.out_features) if output_metric is None else torch.as_tensor(output_metric)
         if t1.shape != (block.in_features,) * 2 or t2.ndim != 2 or t2.shape[1] != block.out_features:
@@ -302,17 +327,17 @@ class Metric(CertifiedModule):
     @property
     def lipschitz(self) -> float:
         norms = [torch.linalg.matrix_norm(m.double(), 2).item() for m in (self.before, self.after)]
-        return math.prod(norms) * self.blocks[0].lipschitz * (1.0 + 1e-12)  # type: ignore[operator]
+        return math.prod(norms) * self.gains()[0] * (1.0 + 1e-12)
 
     def fold(self) -> Explicit:
-        return chain(Affine(self.before), self.blocks[0].fold(), Affine(self.after))  # type: ignore[operator]
+        return chain(Affine(self.before), self.folds()[0], Affine(self.after))
 
 
-class Repeat(CertifiedModule):
+class Repeat(Combinator):
     """f ∘ … ∘ f, one block applied `times` times (weight-shared recursion): gain γᵏ."""
 
     def __init__(self, block: CertifiedModule, times: int) -> None:
-        parts = _blocks([block], "Repeat")
+        parts = certified([block], "Repeat")
         if block.in_features != block.out_features:
             raise ValueError(f"Repeat: the block maps {block.in_features} to {block.out_features} features")
         super().__init__(block.in_features, block.out_features)
@@ -321,35 +346,34 @@ class Repeat(CertifiedModule):
 
     @property
     def lipschitz(self) -> float:
-        return self.blocks[0].lipschitz ** self.times  # type: ignore[operator]
+        return self.gains()[0] ** self.times
 
     def fold(self) -> Explicit:
-        return Combination("repeat", (self.blocks[0].fold(),), (self.count,))  # type: ignore[operator]
+        return Combination("repeat", self.folds(), (self.count,))
 
 
-class Feedback(CertifiedModule):
+class Feedback(Combinator):
     """x ↦ w with w = g(w) + h(x): gain γ_h / (1 - γ_g), well posed because γ_g < 1 is required.
 
     Gradients run through as many last iterations as leave an error below the precision.
     """
 
     def __init__(self, loop: CertifiedModule, drive: CertifiedModule) -> None:
-        parts = _blocks([loop, drive], "Feedback")
+        parts = certified([loop, drive], "Feedback")
         if not loop.in_features == loop.out_features == drive.out_features:
             raise ValueError("Feedback: the loop must map R^n to itself, and the drive into R^n")
-        if loop.lipschitz >= 1.0:  # type: ignore[operator]
+        if float(loop.lipschitz) >= 1.0:  # type: ignore[arg-type]
             raise ValueError(f"Feedback: the loop has gain {loop.lipschitz}; expected below 1")
         super().__init__(drive.in_features, drive.out_features)
         self.blocks = parts
 
     @property
     def lipschitz(self) -> float:
-        loop, drive = self.blocks
-        return drive.lipschitz / (1.0 - loop.lipschitz)  # type: ignore[operator]
+        loop, drive = self.gains()
+        return drive / (1.0 - loop)
 
     def fold(self) -> Explicit:
-        loop, drive = self.blocks
         like = next(self.blocks.parameters())
-        steps = math.ceil(math.log(torch.finfo(like.dtype).eps) / math.log(loop.lipschitz))  # type: ignore[arg-type]
+        steps = math.ceil(math.log(torch.finfo(like.dtype).eps) / math.log(self.gains()[0]))
         count = torch.tensor(min(max(steps, 1), 500))
-        return Combination("feedback", (loop.fold(), drive.fold()), (count,))  # type: ignore[operator]
+        return Combination("feedback", self.folds(), (count,))

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from lipctrl.certificate import Certificate
-from lipctrl.nn.compose import _blocks
+from lipctrl.nn.compose import Combinator, certified
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, reserved
 from lipctrl.nn.module import CertifiedModule, positive_gain
 from lipctrl.nn.orthogonal import Semiorthogonal
 from lipctrl.rules import Layer, Output
 
 
-class Recursive(CertifiedModule):
+class Recursive(Combinator):
     """y = M [v - Qᵀ(z + ν(z)); Sᵀ(z + ν(z))], z = Q v, with a whole certified block as ν: gain at most L.
 
     [Q S] and M are row-orthonormal and ν = f/γ for the given block f of gain γ, so that
@@ -47,9 +47,11 @@ class Recursive(CertifiedModule):
         self, block: CertifiedModule, in_features: int, out_features: int, *, lipschitz: float = 1.0
     ) -> None:
         super().__init__(in_features, out_features)
-        self.blocks = _blocks([block], "Recursive")
+        self.blocks = certified([block], "Recursive")
         if block.in_features != block.out_features:
-            raise ValueError(f"Recursive: the block maps {block.in_features} to {block.out_features} features")
+            raise ValueError(
+                f"Recursive: the block maps {block.in_features} to {block.out_features} features"
+            )
         if getattr(block, "norm", "l2") != "l2":
             raise ValueError("Recursive nests blocks with an l2 bound; an linf bound does not fit its energy")
         self.lipschitz, self.width = positive_gain(lipschitz), block.in_features
@@ -59,7 +61,7 @@ class Recursive(CertifiedModule):
         self.output_bias = nn.Parameter(torch.zeros(out_features))
 
     def fold(self) -> Explicit:
-        inner, n = self.blocks[0], self.in_features
+        n, (inner,), (nested,) = self.in_features, self.gains(), self.folds()
         gain = self.lipschitz * reserved(self.bias.dtype, 2)
         head = math.sqrt(gain)
         q, s = self.split.matrix().split((n, self.width), -1)
@@ -67,10 +69,10 @@ class Recursive(CertifiedModule):
         write = carry @ s.mT - keep @ q.mT
         # ν = f/γ: the division stands in what is written, the block sees z itself.
         skip = keep + write @ q
-        layer = NeuronLayer({0: head * q}, self.bias, inner.fold())  # type: ignore[operator]
+        layer = NeuronLayer({0: head * q}, self.bias, nested)
         return Neurons(
             (layer,),
-            {0: gain * skip, 1: head * write / inner.lipschitz},  # type: ignore[operator]
+            {0: gain * skip, 1: head * write / inner},
             self.output_bias,
             gain,
             _Witness(gain),

@@ -1,63 +1,93 @@
-"""Returns over unseen episodes, undisturbed or under noise, attack, delay and a change of gain."""
+"""Evaluation of a controller: complete episodes on unseen seeds, undisturbed and perturbed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import importlib
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipctrl.training.environments import Task, find_task
-from lipctrl.training.rollout import GymSimulator, PlantSimulator
+from lipctrl.certificate import Certificate
+from lipctrl.nn.module import CertifiedModule
+from lipctrl.training.attack import Attack
+from lipctrl.training.environments import Task, qualified
+from lipctrl.training.seeds import split_seed
 
 Controller = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What stands between plant and policy in an evaluation; the default is nothing.
+    """What stands between the policy and its environment; the defaults change nothing.
 
-    Attributes
+    Parameters
     ----------
-    noise : standard deviation of Gaussian noise on every observation, in `unit`s.
-    attack : l2 radius of an adversarial change of every observation, in `unit`s: the change within the ball that
-        moves the action most, found by projected gradient ascent.
-    delay : samples by which every action arrives late; the first ones are zero.
-    gain : factor on every action.
-    unit : scale of each observation for noise and attack; 1 by default.
-    attack_steps : gradient steps of the attack.
+    observation_noise : standard deviation of Gaussian noise on the observation: one number or one each (its units).
+    attack : the adversary that moves the (noisy) observation, or None.
+    delay : samples by which every action arrives late; zero actions are under way at the start.
+    gain_scale : k of the policy k·π, applied before the actuator limits of the environment.
+    disturbance : standard deviation of a Gaussian disturbance, drawn in each step and added to the action before
+        the actuator limits. A plant's own disturbances are options of the environment.
     """
 
-    noise: float = 0.0
-    attack: float = 0.0
+    observation_noise: Any = 0.0
+    attack: Attack | None = None
     delay: int = 0
-    gain: float = 1.0
-    unit: tuple[float, ...] | float = 1.0
-    attack_steps: int = 5
+    gain_scale: float = 1.0
+    disturbance: Any = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("noise", "attack"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0.0):
-                raise ValueError(f"{name} is {value!r}; expected a finite number of at least 0")
-        if not isinstance(self.delay, int) or self.delay < 0:
-            raise ValueError(f"delay is {self.delay!r}; expected a whole number of samples")
-        if not np.isfinite(self.gain):
-            raise ValueError(f"gain is {self.gain!r}; expected a finite factor")
+        for name in ("observation_noise", "disturbance"):
+            value = np.asarray(getattr(self, name), dtype=np.float64)
+            if value.ndim > 1 or not np.isfinite(value).all() or (value < 0.0).any():
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected standard deviations >= 0")
+        if isinstance(self.delay, bool) or not isinstance(self.delay, int) or self.delay < 0:
+            raise ValueError(f"delay is {self.delay!r}; expected a whole number of samples >= 0")
+        if not math.isfinite(self.gain_scale):
+            raise ValueError(f"gain_scale is {self.gain_scale!r}; expected a finite number")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the perturbation as JSON values."""
+        return {
+            "observation_noise": np.asarray(self.observation_noise, dtype=np.float64).tolist(),
+            "attack": None if self.attack is None else vars(self.attack).copy(),
+            "delay": self.delay,
+            "gain_scale": float(self.gain_scale),
+            "disturbance": np.asarray(self.disturbance, dtype=np.float64).tolist(),
+        }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Returns (episodes,) and lengths (episodes,) of one evaluation, with the seed that repeats it."""
+    """Returns of complete episodes: undiscounted sums of rewards, one number an episode.
 
+    Attributes
+    ----------
+    returns, lengths : (episodes,) sum of rewards, and number of steps.
+    terminated : (episodes,) bool; True where the episode ended of its own (a failure), False where a time limit
+        cut it.
+    seed : the seed given; `reset_seeds` are those that the environments were reset with.
+    """
+
+    env_id: str
     returns: np.ndarray = field(repr=False)
     lengths: np.ndarray = field(repr=False)
     terminated: np.ndarray = field(repr=False)
-    env_id: str
     seed: int
+    reset_seeds: tuple[int, ...] = field(repr=False)
+    perturbation: Perturbation = field(default_factory=Perturbation)
+
+    @property
+    def episodes(self) -> int:
+        return len(self.returns)
 
     @property
     def mean(self) -> float:
@@ -70,139 +100,285 @@ class Evaluation:
         return -self.mean
 
     @property
-    def cost(self) -> float:
-        """Return the mean cost, minus the mean return."""
-        return -self.mean
-
-    @property
     def standard_error(self) -> float:
-        """Return the standard error of the mean."""
-        return float(self.returns.std(ddof=1) / np.sqrt(len(self.returns))) if len(self.returns) > 1 else 0.0
+        """Return the standard error of the mean; NaN for a single episode, which says nothing about it."""
+        n = self.episodes
+        return float(self.returns.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return everything as JSON values."""
         return {
             "env_id": self.env_id,
-            "seed": self.seed,
-            "episodes": len(self.returns),
+            "episodes": self.episodes,
             "mean_return": self.mean,
-            "standard_error": self.standard_error,
+            "standard_error": self.standard_error if self.episodes > 1 else None,
             "worst_return": float(self.returns.min()),
             "failed_episodes": int(self.terminated.sum()),
+            "seed": self.seed,
+            "reset_seeds": list(self.reset_seeds),
+            "perturbation": self.perturbation.to_dict(),
             "returns": self.returns.tolist(),
+            "lengths": self.lengths.tolist(),
         }
 
     def __str__(self) -> str:
-        failed = int(self.terminated.sum())
-        tail = f", {failed} ended early" if failed else ""
+        ended = int(self.terminated.sum())
         return (
-            f"mean return {self.mean:.4g} ± {self.standard_error:.2g} over {len(self.returns)} episodes{tail}"
+            f"{self.env_id}: return {self.mean:.4g} ± {self.standard_error:.2g} (standard error, {self.episodes} episodes, "
+            f"median {np.median(self.returns):.4g}, worst {self.returns.min():.4g}), "
+            f"{ended} ended before the time limit, mean length {self.lengths.mean():.4g} steps"
         )
 
 
 def evaluate(
-    policy: Controller,
+    policy: Any,
     env_id: str | Task,
     *,
     episodes: int = 100,
     seed: int = 0,
-    perturbation: Perturbation | None = None,
+    num_envs: int | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    observation_noise: Any = 0.0,
+    attack: Attack | tuple[float, int] | None = None,
+    delay: int = 0,
+    gain_scale: float = 1.0,
+    disturbance: Any = 0.0,
+    max_steps: int = 10_000,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Run whole episodes from seeds that training never used, and return what they earned.
+    """Run a controller for complete episodes, deterministically, and return what it earned.
 
-    The environment named is the one that runs: for Gymnasium's own names it is Gymnasium's environment, never a
-    copy. Equal seeds give equal starts and disturbances, so two policies can be compared episode by episode.
+    Every episode is counted once and to its end, so short (failed) episodes weigh no more than long ones.
+    The seeds belong to a stream of their own: no training run sees these starts.
 
     Parameters
     ----------
-    policy : observation (count, p) -> action (count, m), torch; u = policy(y).
-    perturbation : noise, attack, delay and gain between plant and policy.
+    policy : a policy of lipctrl or any torch module (n, p) -> (n, m) in physical units, u = π(y); a `Certificate`
+        (the described map runs in numpy); or a function of numpy arrays (n, p) -> (n, m).
+    env_id : a Gymnasium id with Box observations and actions of one dimension. Ids that register a vector
+        environment of tensors run as one batch, all others in Gymnasium's `SyncVectorEnv`. A `Task` stands for its
+        id and options; the environment itself runs, never a copy of its dynamics.
+    episodes, seed : number of episodes, and the seed they and all perturbations derive from.
+    num_envs : environments at a time; all episodes at once for batched environments, at most 16 otherwise.
+    env_options : keywords of the environment, such as {"mass": 1.2}.
+    observation_noise, delay, gain_scale, disturbance : see `Perturbation`.
+    attack : an `Attack`, or (epsilon, steps) for an l2 attack on the action. Needs a torch policy.
+    max_steps : episodes of environments without a time limit are cut here.
+    device : of batched environments and torch policies.
+
+    Raises
+    ------
+    ValueError
+        For spaces or shapes that do not fit, numbers out of range, an attack on a policy without gradients, and for
+        actions or returns that are NaN or inf.
 
     Examples
     --------
-    >>> evaluate(lambda y: -3.0 * y[:, :1], "lipctrl/Pendulum-v0", episodes=4).returns.shape
-    (4,)
+    >>> import numpy as np
+    >>> result = evaluate(lambda y: np.zeros((len(y), 1)), "Pendulum-v1", episodes=2, seed=1)
+    >>> result.lengths.tolist(), result.terminated.tolist(), result.mean < -500.0
+    ([200, 200], [False, False], True)
     """
-    task = find_task(env_id) if isinstance(env_id, str) else env_id
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; expected at least 1")
-    dtype = (
-        next((p.dtype for p in policy.parameters()), torch.float32)
-        if isinstance(policy, nn.Module)
-        else torch.float64
-    )
-    if task.plant is not None and task.twin is None:
-        simulator: Any = PlantSimulator(
-            task.plant, episodes, seed, device=device, dtype=dtype, staggered=False
+    options = dict(env_options or {})
+    if isinstance(env_id, Task):
+        env_id, options = env_id.env_id, {**env_id.options, **options}
+    if isinstance(attack, tuple):
+        attack = Attack(*attack)
+    perturbation = Perturbation(observation_noise, attack, delay, gain_scale, disturbance)
+    device = torch.device(device)
+    controller = _controller(policy, device)
+    if attack is not None and not isinstance(controller, nn.Module):
+        raise ValueError(
+            f"an attack needs gradients, and a {type(policy).__name__} has none; pass the torch policy of the run"
         )
-        limit = task.plant.horizon
-    else:
-        simulator = GymSimulator(task, episodes, seed, device=device, dtype=dtype)
-        limit = None
-    act = _Perturbed(_frozen(policy), perturbation or Perturbation(), seed)
-    returns = torch.zeros(episodes, dtype=torch.float64, device=device)
-    lengths = torch.zeros(episodes, dtype=torch.int64, device=device)
-    failed = torch.zeros(episodes, dtype=torch.bool, device=device)
-    alive = torch.ones(episodes, dtype=torch.bool, device=device)
-    steps = 0
-    while limit is None or steps < limit:
-        with torch.no_grad():
-            step = simulator.step(act(simulator.observation))
-        steps += 1
-        returns += torch.where(alive, step.reward.double(), 0.0)
-        lengths += alive
-        failed |= alive & step.terminated
-        alive &= ~(step.terminated | step.truncated)
-        if not bool(alive.any()):
-            break
-        if steps >= 100_000:
+    streams = np.random.SeedSequence(split_seed(seed)["evaluation"]).spawn(2)
+    reset_seeds = [int(s) for s in streams[0].generate_state(episodes) % 2**31]
+    generator = torch.Generator(device).manual_seed(int(streams[1].generate_state(1, np.uint64)[0] >> 1))
+
+    parts: list[tuple[np.ndarray, ...]] = []
+    used: list[int] = []
+    done = 0
+    while done < episodes:
+        left = episodes - done
+        env = _make(env_id, min(left, num_envs or left), options, device, num_envs is None)
+        try:
+            seeds = reset_seeds[done : done + env.num_envs]
+            # A batch of tensors has one generator; standard vector environments take a seed each.
+            batched = bool(env.metadata.get("torch", False))
+            used += seeds[:1] if batched else seeds
+            loop = _Loop(env, controller, perturbation, generator, device)
+            parts.append(loop.run(seeds[0] if batched else seeds, max_steps))
+        finally:
+            env.close()
+        done += len(seeds)
+    returns, lengths, terminated = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Evaluation(env_id, returns, lengths, terminated, seed, tuple(used), perturbation)
+
+
+def _make(
+    env_id: str, count: int, options: dict[str, Any], device: torch.device, limit: bool
+) -> gymnasium.vector.VectorEnv:
+    """Make a batch of `count` environments; standard ones at most 16 at a time when `limit`."""
+    env_id = qualified(env_id)
+    module, _, name = env_id.rpartition(":")
+    if module:
+        # Gymnasium's `make` imports the module of "module:name", its `spec` does not.
+        importlib.import_module(module)
+    if gymnasium.spec(name).vector_entry_point is None:
+        return gymnasium.make_vec(env_id, min(count, 16) if limit else count, **options)
+    if device.type != "cpu":
+        options = {**options, "device": str(device)}
+    return gymnasium.make_vec(env_id, count, **options)
+
+
+def _controller(policy: Any, device: torch.device) -> Controller:
+    """Return the policy as a map of tensors on `device`; modules become frozen copies of themselves."""
+    if isinstance(policy, CertifiedModule):
+        return policy.export().to(device)
+    if isinstance(policy, nn.Module):
+        return copy.deepcopy(policy).requires_grad_(False).eval().to(device)
+    run = policy.evaluate if isinstance(policy, Certificate) else policy
+    if not callable(run):
+        raise ValueError(
+            f"policy is a {type(policy).__name__}; expected a torch module, a Certificate, or a function of arrays"
+        )
+
+    def act(observation: Tensor) -> Tensor:
+        action = np.asarray(run(observation.cpu().double().numpy()), dtype=np.float64)
+        return torch.from_numpy(action).to(device)
+
+    return act
+
+
+class _Loop:
+    """One batch of environments with a controller and what stands between them."""
+
+    def __init__(
+        self,
+        env: gymnasium.vector.VectorEnv,
+        controller: Controller,
+        perturbation: Perturbation,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self.env, self.controller, self.perturbation = env, controller, perturbation
+        self.generator, self.device = generator, device
+        observations, actions = env.single_observation_space, env.single_action_space
+        for what, space in (("observation", observations), ("action", actions)):
+            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+                raise ValueError(
+                    f"the {what} space is {space}; expected a Box of one dimension (wrap the environment to flatten it)"
+                )
+        tensors = (
+            [*controller.parameters(), *controller.buffers()] if isinstance(controller, nn.Module) else []
+        )
+        self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
+        self.lower, self.upper = (self._tensor(b) for b in (actions.low, actions.high))  # type: ignore[attr-defined]
+        self.noise = self._deviation("observation_noise", observations.shape[0])  # type: ignore[index]
+        self.disturbance = self._deviation("disturbance", actions.shape[0])  # type: ignore[index]
+        attack = perturbation.attack
+        if attack is not None and attack.objective == "cost" and not hasattr(env.unwrapped, "plant"):
             raise ValueError(
-                f"{task.env_id}: an episode has not ended after {steps} steps; give the environment a time limit "
-                "(max_episode_steps)"
+                "the attack on the cost differentiates through the plant, and this environment has none; "
+                "use objective='action'"
             )
-    return Evaluation(returns.cpu().numpy(), lengths.cpu().numpy(), failed.cpu().numpy(), task.env_id, seed)
 
+    def _tensor(self, value: Any) -> Tensor:
+        return torch.as_tensor(value).to(self.device, self.dtype)
 
-def _frozen(policy: Controller) -> Controller:
-    """Fold once for the whole evaluation where the policy can be exported."""
-    export = getattr(policy, "export", None)
-    return policy if export is None else export()
+    def _deviation(self, name: str, size: int) -> Tensor | None:
+        value = np.asarray(getattr(self.perturbation, name), dtype=np.float64)
+        if value.ndim == 1 and value.size != size:
+            raise ValueError(f"{name} has {value.size} entries; expected one number, or {size}")
+        return self._tensor(np.broadcast_to(value, (size,)).copy()) if value.any() else None
 
+    def _gaussian(self, deviation: Tensor, count: int) -> Tensor:
+        draw = torch.randn(
+            (count, deviation.numel()), generator=self.generator, device=self.device, dtype=self.dtype
+        )
+        return draw * deviation
 
-class _Perturbed:
-    """The policy behind a perturbed channel; keeps the actions under way and its own generator."""
+    def run(self, seed: int | list[int], max_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (returns, lengths, terminated) of one episode in each environment."""
+        env: Any = self.env
+        observation, _ = env.reset(seed=seed)
+        n = env.num_envs
+        total = torch.zeros(n, dtype=torch.float64, device=self.device)
+        length = torch.zeros(n, dtype=torch.int64, device=self.device)
+        failed = torch.zeros(n, dtype=torch.bool, device=self.device)
+        alive = torch.ones(n, dtype=torch.bool, device=self.device)
+        rest = torch.zeros((n, self.lower.numel()), device=self.device, dtype=self.dtype)
+        queue = deque([rest.clamp(self.lower, self.upper)] * self.perturbation.delay)
+        for step in range(max_steps):
+            queue.append(self._act(self._tensor(observation), queue))
+            action = queue.popleft()
+            if self.disturbance is not None:
+                action = (action + self._gaussian(self.disturbance, n)).clamp(self.lower, self.upper)
+            batched = isinstance(observation, Tensor)
+            sent = action if batched else action.cpu().numpy().astype(env.action_space.dtype)
+            observation, reward, terminated, truncated, _ = env.step(sent)
+            total += torch.where(alive, torch.as_tensor(reward).to(total), 0.0)
+            length += alive
+            ended = torch.as_tensor(terminated).to(self.device)
+            failed |= alive & ended
+            alive &= ~(ended | torch.as_tensor(truncated).to(self.device))
+            # Looking at `alive` waits for an accelerator, so there it is looked at now and then.
+            if (self.device.type == "cpu" or step % 32 == 31) and not bool(alive.any()):
+                break
+        if not bool(torch.isfinite(total).all()):
+            raise ValueError(
+                f"{int((~total.isfinite()).sum())} of {n} returns are NaN or inf: a reward of the environment, or "
+                "an action of the policy, is not finite; check the policy's weights and the environment's options"
+            )
+        return total.cpu().numpy(), length.cpu().numpy(), failed.cpu().numpy()
 
-    def __init__(self, policy: Controller, perturbation: Perturbation, seed: int) -> None:
-        self.policy, self.perturbation = policy, perturbation
-        self.generator = torch.Generator().manual_seed(seed)
-        self.queue: list[Tensor] = []
+    def _act(self, observation: Tensor, queue: deque[Tensor]) -> Tensor:
+        """Return the command that the policy gives for what it is shown."""
+        if self.noise is not None:
+            observation = observation + self._gaussian(self.noise, len(observation))
+        attack = self.perturbation.attack
+        if attack is not None and attack.epsilon > 0.0:
+            if attack.objective == "action":
+                with torch.no_grad():
+                    honest = self.controller(observation)
+                loss = lambda y: (self.controller(y) - honest).square().sum(-1)  # noqa: E731
+            else:
+                pending = list(queue)
+                loss = lambda y: self._cost_ahead(y, pending, attack.lookahead)  # noqa: E731
+            observation = attack.perturb(loss, observation, self.generator)
+        with torch.no_grad():
+            command = self._command(observation)
+        if self.device.type == "cpu" and not bool(torch.isfinite(command).all()):
+            raise ValueError(
+                "the policy's action is NaN or inf; check its weights, or the observation: "
+                f"{int((~observation.isfinite()).sum())} of its entries are not finite"
+            )
+        return command
 
-    def __call__(self, observation: Tensor) -> Tensor:
-        p = self.perturbation
-        unit = torch.as_tensor(p.unit).to(observation)
-        if p.noise:
-            observation = observation + p.noise * unit * self._normal(observation)
-        if p.attack:
-            observation = self._attacked(observation, unit)
-        action = p.gain * self.policy(observation)
-        self.queue.append(action)
-        return self.queue.pop(0) if len(self.queue) > p.delay else torch.zeros_like(action)
+    def _command(self, observation: Tensor) -> Tensor:
+        action = self.controller(observation).to(self.dtype)
+        if action.shape != (len(observation), self.lower.numel()):
+            raise ValueError(
+                f"the policy returned actions of shape {tuple(action.shape)}; expected "
+                f"({len(observation)}, {self.lower.numel()})"
+            )
+        return (self.perturbation.gain_scale * action).clamp(self.lower, self.upper)
 
-    def _normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
-
-    def _attacked(self, observation: Tensor, unit: Tensor) -> Tensor:
-        radius, steps = self.perturbation.attack, self.perturbation.attack_steps
-        honest = self.policy(observation).detach()
-        change = self._normal(observation)
-        change = change * (0.5 * radius / change.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-        for _ in range(steps):
-            change.requires_grad_(True)
-            with torch.enable_grad():
-                moved = (self.policy(observation + unit * change) - honest).square().sum()
-                (slope,) = torch.autograd.grad(moved, change)
-            step = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            change = change.detach() + radius * step
-            change = change * (radius / change.norm(dim=-1, keepdim=True).clamp_min(radius))
-        return observation + unit * change
+    def _cost_ahead(self, observation: Tensor, pending: list[Tensor], steps: int) -> Tensor:
+        """Cost of the next steps when the policy is shown `observation` now and the truth afterwards."""
+        env: Any = self.env.unwrapped
+        plant, parameters = env.plant, env.parameters
+        state = env.state.to(self.dtype)
+        commands = deque([*pending, self._command(observation)])
+        total = torch.zeros(len(observation), device=self.device, dtype=self.dtype)
+        # A delayed command shows its effect only after the delay.
+        for step in range(steps + self.perturbation.delay):
+            if step:
+                commands.append(self._command(plant.observe(state)))
+            action = commands.popleft()
+            following = plant.transition(state, action, None, parameters)
+            total = total - plant.reward(state, action, following)
+            state = following
+        return total

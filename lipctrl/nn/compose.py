@@ -185,6 +185,8 @@ class Sequential(Combinator):
 class Sum(Combinator):
     """Σ c_i f_i(x): gain Σ |c_i| γ_i; the coefficients are constants (1 unless given)."""
 
+    coefficients: Tensor
+
     def __init__(self, *blocks: CertifiedModule, coefficients: Sequence[float] | None = None) -> None:
         parts = certified(blocks, "Sum")
         super().__init__(_same(blocks, "in_features", "Sum"), _same(blocks, "out_features", "Sum"))
@@ -268,6 +270,8 @@ class Concat(Combinator):
 class Parallel(Combinator):
     """(x_1, …, x_n) ↦ (f_1(x_1), …, f_n(x_n)), the input split among the blocks: gain max γ_i."""
 
+    sizes: Tensor
+
     def __init__(self, *blocks: CertifiedModule) -> None:
         parts = certified(blocks, "Parallel")
         super().__init__(sum(b.in_features for b in blocks), sum(b.out_features for b in blocks))
@@ -309,6 +313,9 @@ class Metric(Combinator):
     certificate speaks of the stored matrix.
     """
 
+    before: Tensor
+    after: Tensor
+
     def __init__(self, block: CertifiedModule, input_metric: Any = None, output_metric: Any = None) -> None:
         parts = certified([block], "Metric")
         t1 = torch.eye(block.in_features) if input_metric is None else torch.as_tensor(input_metric)
@@ -335,6 +342,8 @@ class Metric(Combinator):
 
 class Repeat(Combinator):
     """f ∘ … ∘ f, one block applied `times` times (weight-shared recursion): gain γᵏ."""
+
+    count: Tensor
 
     def __init__(self, block: CertifiedModule, times: int) -> None:
         parts = certified([block], "Repeat")

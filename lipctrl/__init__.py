@@ -37,7 +37,7 @@ _PUBLIC = {
     "small_gain": "lipctrl.analysis",
     "stability_radius": "lipctrl.analysis",
     # training and runs
-    "train": "lipctrl.training",
+    "train": "lipctrl.runs",
     "load_run": "lipctrl.runs",
 }
 _ROOMS = ("analysis", "bounds", "checker", "nn", "plots", "policies", "rules", "runs", "training")

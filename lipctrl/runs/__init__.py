@@ -1,0 +1,25 @@
+"""Run folders and the training that fills them; reading a run or its certificate needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULES = {
+    "Run": "folder",
+    "RunError": "files",
+    "load_run": "folder",
+    "StabilityGuarantee": "guarantee",
+    "GuaranteeBrokenError": "guarantee",
+    "Checkpoint": "loop",
+    "Schedule": "loop",
+    "train": "loop",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"lipctrl.runs.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'lipctrl.runs' has no attribute {name!r}")

@@ -1,0 +1,127 @@
+"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+class RunError(RuntimeError):
+    """A run folder cannot be read, written or continued; the message says what to do."""
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing `path` into a RunError that says what is still safe."""
+    try:
+        yield
+    except OSError as error:
+        reason = "the disk is full" if error.errno in _NO_SPACE else (error.strerror or str(error))
+        raise RunError(
+            f"cannot write {path}: {reason}. Everything reported as saved in {path.parent} is intact; "
+            "make room (or mend the folder) and continue the run with resume."
+        ) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by `data`, atomically and durably.
+
+    Raises
+    ------
+    RunError
+        When the disk is full or the folder cannot be written; the old file is then untouched.
+    """
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the operating system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically; NaN and inf are refused (a ValueError), because JSON has no such numbers."""
+    write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """Return the content of a file, or raise a RunError that says which file of a run is missing."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: this folder holds no {what}") from None
+    except OSError as error:
+        raise RunError(f"cannot read the {what} {path}: {error.strerror}") from error
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read JSON, or raise a RunError that names the damaged file."""
+    try:
+        return json.loads(read_bytes(path, what))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); the {what} is damaged") from error
+
+
+def _fingerprint(tensors: Mapping[str, Tensor], document: str) -> str:
+    digest = hashlib.sha256(document.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Any = None) -> None:
+    """Write tensors and a JSON document into one safetensors file, atomically, with a SHA-256 over both."""
+    from safetensors.torch import save
+
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(document)
+    write_bytes(path, save(whole, metadata={"document": text, "sha256": _fingerprint(whole, text)}))
+
+
+def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], Any]:
+    """Read what `write_tensors` wrote, or raise a RunError when a single bit of it has changed."""
+    from safetensors import SafetensorError, safe_open
+
+    read_bytes(path, what)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"the {what} {path} is damaged: {error}") from error
+    text = metadata.get("document")
+    if text is None or metadata.get("sha256") != _fingerprint(tensors, text):
+        raise RunError(f"the {what} {path} is damaged: its contents do not match their SHA-256")
+    return tensors, json.loads(text)

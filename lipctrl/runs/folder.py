@@ -1,0 +1,233 @@
+"""The run folder: what a training leaves behind, and the only thing that later stages read.
+
+    config.json            environment, algorithm, policy, seeds and versions: enough to repeat the run
+    weights.safetensors    weights of the policy (the best so far, by validation)
+    certificate.json       proof of its Lipschitz bound, readable without torch
+    evaluation.json        returns over unseen episodes
+    metrics.csv            one row an iteration; the same numbers for TensorBoard in tensorboard/
+    checkpoint.safetensors everything that continues the training bit by bit, and the one before it
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lipctrl.certificate import Certificate, load_certificate
+from lipctrl.runs.files import (
+    RunError,
+    read_bytes,
+    read_json,
+    read_tensors,
+    saving,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
+from lipctrl.runs.state import flatten, unflatten
+
+if TYPE_CHECKING:
+    from lipctrl.policies import LipschitzPolicy, ResidualPolicy
+
+FORMAT = "lipctrl-run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or interrupted training, read from its folder; nothing is loaded before it is asked for."""
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def policy(self) -> LipschitzPolicy | ResidualPolicy:
+        """Return the trained policy (torch), with the weights of `weights.safetensors`."""
+        from lipctrl.policies import policy_from_spec
+
+        tensors, _ = read_tensors(self.path / "weights.safetensors", "trained weights")
+        policy = policy_from_spec(self.config["policy"])
+        policy.to(next(iter(tensors.values())).dtype)
+        try:
+            policy.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise RunError(
+                f"{self.path}: the weights do not fit the policy that config.json describes ({error})"
+            ) from error
+        return policy
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """Return the stored certificate, without torch; `lipctrl.check` it before believing it."""
+        path = self.path / "certificate.json"
+        read_bytes(path, "certificate yet; run `lipctrl certify` on the folder")
+        return load_certificate(path)
+
+    @cached_property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Return metrics.csv as columns; entries that an iteration did not measure are NaN."""
+        text = read_bytes(self.path / "metrics.csv", "metrics").decode()
+        rows = list(csv.DictReader(io.StringIO(text)))
+        names = list(rows[0]) if rows else []
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """Return the evaluation over unseen episodes."""
+        return read_json(self.path / "evaluation.json", "evaluation: the training has not ended")
+
+    @property
+    def env_id(self) -> str:
+        """Return the environment that the policy was trained for."""
+        return str(self.config["env_id"])
+
+    def __str__(self) -> str:
+        lines = [f"run {self.path}: {self.config['algorithm']} on {self.env_id}, seed {self.config['seed']}"]
+        if (self.path / "certificate.json").exists():
+            certificate = self.certificate
+            radius = "" if certificate.radius is None else f", residual radius ≤ {certificate.radius:.6g}"
+            lines.append(f"  certified gain ≤ {certificate.gain:.6g}{radius}")
+        if (self.path / "evaluation.json").exists():
+            e = self.evaluation
+            lines.append(
+                f"  mean return {e['mean_return']:.4g} ± {e['standard_error']:.2g} over {e['episodes']} unseen episodes"
+            )
+        return "\n".join(lines)
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Read a run folder that `lipctrl.train` wrote.
+
+    Raises
+    ------
+    RunError
+        When the folder does not exist, holds no run, or its config is damaged; damaged weights and metrics raise
+        when they are asked for. The message names the file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"{path} is not a folder; expected a run that `lipctrl train` wrote")
+    config = read_json(path / "config.json", "run (config.json is written first by `lipctrl train`)")
+    needed = {"format", "version", "env_id", "algorithm", "policy", "seed", "settings", "schedule"}
+    if not isinstance(config, dict) or config.get("format") != FORMAT or not needed <= set(config):
+        raise RunError(f"{path / 'config.json'} is not the config of a lipctrl run")
+    if config["version"] != VERSION:
+        raise RunError(
+            f"{path} was written in version {config['version']} of the run format; this lipctrl reads {VERSION}"
+        )
+    return Run(path, config)
+
+
+class RunWriter:
+    """Writes one run folder while it is trained; every file is whole or absent at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._columns: list[str] | None = None
+        self._board: Any = None
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def previous_path(self) -> Path:
+        return self.path / "checkpoint.previous.safetensors"
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Start a folder with its config; refuses one that already holds a run."""
+        if (self.path / "config.json").exists():
+            raise RunError(
+                f"{self.path} already holds a run; continue it with resume (--resume), or choose another folder"
+            )
+        write_json(self.path / "config.json", config)
+
+    def save_checkpoint(self, state: dict[str, Any], iteration: int) -> None:
+        """Replace the checkpoint, keeping the one before it."""
+        tensors, skeleton = flatten(state)
+        with saving(self.checkpoint_path):
+            if self.checkpoint_path.exists():
+                self.previous_path.unlink(missing_ok=True)
+                os.link(self.checkpoint_path, self.previous_path)
+        write_tensors(self.checkpoint_path, tensors, {"iteration": iteration, "state": skeleton})
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """Read the checkpoint.
+
+        Raises
+        ------
+        RunError
+            When it is missing or damaged; the message says whether the one before it is intact.
+        """
+        try:
+            tensors, document = read_tensors(self.checkpoint_path, "checkpoint")
+        except RunError as error:
+            raise RunError(f"{error}. {self._what_is_left()}") from error
+        return unflatten(tensors, document["state"])
+
+    def _what_is_left(self) -> str:
+        try:
+            _, document = read_tensors(self.previous_path, "checkpoint")
+        except RunError:
+            return "There is no other checkpoint; saved weights and certificate are separate files"
+        return (
+            f"The one before it, of iteration {document['iteration']}, is intact: "
+            f"`mv {self.previous_path} {self.checkpoint_path}` and resume"
+        )
+
+    def log(self, row: Mapping[str, float | int | None]) -> None:
+        """Append one iteration to metrics.csv and TensorBoard; the columns are those of the first row."""
+        path = self.path / "metrics.csv"
+        with saving(path):
+            fresh = not path.exists() or path.stat().st_size == 0
+            with path.open("a", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream)
+                if fresh:
+                    writer.writerow(row)
+                writer.writerow(["" if v is None else v for v in row.values()])
+            self._tensorboard(row)
+
+    def _tensorboard(self, row: Mapping[str, float | int | None]) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=int(row["steps"] or 0))
+        for name, value in row.items():
+            if value is not None and name not in ("iteration", "steps"):
+                self._board.add_scalar(name, value, global_step=row["steps"])
+
+    def forget_after(self, iteration: int) -> None:
+        """Drop the rows of metrics.csv beyond a checkpoint: those iterations are run again."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return
+        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        # A kill can leave half a row; whole rows begin with their iteration and end in a newline.
+        kept = [
+            r for r in rows if r.endswith("\n") and r.split(",")[0].isdigit() and int(r.split(",")[0]) <= iteration
+        ]
+        write_bytes(path, (header + "".join(kept)).encode())
+
+    def save_policy(self, policy: Any) -> None:
+        """Replace the trained weights."""
+        write_tensors(self.path / "weights.safetensors", policy.state_dict())
+
+    def save_certificate(self, certificate: Certificate) -> None:
+        """Replace the certificate."""
+        path = self.path / "certificate.json"
+        with saving(path):
+            certificate.save(path)
+
+    def close(self) -> None:
+        """Flush what TensorBoard still holds."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None

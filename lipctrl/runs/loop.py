@@ -1,0 +1,445 @@
+"""`lipctrl.train`: drives an algorithm, proves the bound at every checkpoint, and never loses what it reported as saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipctrl.certificate import Certificate
+from lipctrl.checker import check
+from lipctrl.positivity import NotProvedError
+from lipctrl.runs.files import RunError, write_json
+from lipctrl.runs.folder import FORMAT, VERSION, Run, RunWriter, load_run
+from lipctrl.runs.guarantee import StabilityGuarantee
+from lipctrl.runs.progress import Progress
+from lipctrl.training import APG, PPO, Algorithm, Imitation, Task, TrainingDivergedError, evaluate, find_task
+from lipctrl.training.experts import Expert
+from lipctrl.training.rollout import make_simulator
+from lipctrl.training.seeds import split_seed
+
+ALGORITHMS: dict[str, Any] = {"apg": APG, "ppo": PPO, "imitation": Imitation}
+DEFAULT_STEPS = {"apg": 600_000, "ppo": 400_000, "imitation": 64_000}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a training evaluates, saves and stops."""
+
+    evaluate_every: int = 10
+    """iterations between evaluations on validation seeds"""
+    checkpoint_every: int = 10
+    """iterations between checkpoints; each proves the bound of the policy as it is then"""
+    validation_episodes: int | None = None
+    """episodes of each validation; None: 64 for differentiable plants, 8 for black boxes"""
+    evaluation_episodes: int = 100
+    """unseen episodes after the end"""
+    target_return: float | None = None
+    """stop as soon as a validation reaches this mean return"""
+    patience: int | None = None
+    """stop after this many validations without a new best"""
+    threads: int = 1
+    """CPU threads of torch; one is fastest for small networks, and equal threads give equal bits"""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a callback sees: the policy as it is at a checkpoint, with its proved certificate."""
+
+    iteration: int
+    steps: int
+    policy: Any = field(repr=False)
+    certificate: Certificate = field(repr=False)
+    metrics: Mapping[str, float | int | None] = field(repr=False)
+
+
+Callback = Callable[[Checkpoint], None]
+
+
+def train(
+    env_id: str,
+    policy: Any = None,
+    algorithm: str = "apg",
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    *,
+    config: Any = None,
+    schedule: Schedule | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    guarantee: StabilityGuarantee | None = None,
+    expert: Expert | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+) -> Run:
+    """Train a certified policy in place and write a run folder; return the run.
+
+    On a CPU the result is a function of the arguments alone: killed at any moment and resumed, a run ends with the
+    same weights, bit by bit. Ctrl-C ends the iteration under way, saves and stops.
+
+    Parameters
+    ----------
+    env_id : a Gymnasium name with box spaces ("Pendulum-v1", "lipctrl/CartPole-v0", "InvertedPendulum-v5").
+    policy : a `ResidualPolicy` or `LipschitzPolicy`; may be omitted when resuming.
+    algorithm : "apg" (differentiable plants), "ppo" (anything) or "imitation" (plants with an expert).
+    steps : environment transitions in total; a default for each algorithm.
+    seed : split into recorded streams for simulation, exploration, minibatches and evaluation.
+    device : "auto", "cpu", "cuda" or "cuda:1".
+    out : the run folder; "runs/<environment>-<algorithm>-<seed>" by default.
+    resume : continue the run in `out` from its last checkpoint.
+    config : `APGConfig`, `PPOConfig` or `ImitationConfig`.
+    schedule : when to evaluate, save and stop early.
+    guarantee : proves at every checkpoint that the policy stabilises the linearised plant.
+    expert : states (count, n) -> actions (count, m), for imitation; LQR or energy shaping by default.
+    callbacks : called with a `Checkpoint` at every checkpoint; an exception stops the training after saving.
+    progress : show a progress bar; by default where the output is a terminal.
+
+    Raises
+    ------
+    ValueError
+        For arguments that do not fit, saying which and what was expected.
+    TrainingDivergedError
+        When a number became NaN or infinite; the folder keeps the last checkpoint.
+    RunError
+        When the folder cannot be written or continued.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm is {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")
+    task = find_task(env_id, env_options)
+    streams = split_seed(seed)
+    path = Path(out) if out is not None else _default_path(task, algorithm, seed)
+    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if config is None:
+        config = ALGORITHMS[algorithm].Config()
+    elif not isinstance(config, ALGORITHMS[algorithm].Config):
+        wanted = ALGORITHMS[algorithm].Config.__name__
+        raise ValueError(f"config is a {type(config).__name__}; {algorithm} takes a {wanted}")
+    steps = DEFAULT_STEPS[algorithm] if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; expected at least 1")
+    if resume:
+        policy, recorded = _continued(path, task, algorithm, seed, policy)
+        config = ALGORITHMS[algorithm].Config(**recorded["settings"])
+        schedule = Schedule(**recorded["schedule"]) if schedule is None else schedule
+        if guarantee is None and recorded["guarantee"] is not None:
+            saved = recorded["guarantee"]
+            guarantee = StabilityGuarantee(np.array(saved["gain"]), saved["radius"])
+    schedule = schedule or Schedule()
+    _check_policy(policy, task)
+    policy.to(chosen)
+    with _threads(schedule.threads):
+        learner = _make(algorithm, policy, task, config, streams, chosen, expert)
+        session = _Session(path, task, learner, schedule, streams, steps, guarantee, callbacks)
+        if resume:
+            session.restore()
+        else:
+            session.writer.create(
+                _describe(task, algorithm, policy, config, schedule, seed, streams, guarantee)
+            )
+        return session.run(progress)
+
+
+def _default_path(task: Task, algorithm: str, seed: int) -> Path:
+    name = task.env_id.rpartition("/")[2].rpartition(":")[2]
+    return Path("runs") / f"{name}-{algorithm}-{seed}"
+
+
+def _check_policy(policy: Any, task: Task) -> None:
+    if policy is None:
+        raise ValueError("policy is None; expected a ResidualPolicy or LipschitzPolicy (None only with resume=True)")
+    for name, got, wanted in (
+        ("in_features", policy.in_features, task.observation_size),
+        ("out_features", policy.out_features, task.action_size),
+    ):
+        if got != wanted:
+            raise ValueError(f"the policy has {name}={got}; {task.env_id} needs {wanted}")
+
+
+def _make(
+    algorithm: str,
+    policy: Any,
+    task: Task,
+    config: Any,
+    streams: dict[str, int],
+    device: torch.device,
+    expert: Expert | None,
+) -> Algorithm:
+    dtype = next(policy.parameters()).dtype
+    simulator = make_simulator(
+        task, config.environments, streams["simulator"], device=device, dtype=dtype
+    )
+    if algorithm == "ppo":
+        return PPO(policy, simulator, config, streams, torch.as_tensor(task.action_limit.copy()))
+    if algorithm == "imitation":
+        return Imitation(policy, simulator, config, streams, expert)
+    return APG(policy, simulator, config, streams)
+
+
+def _describe(
+    task: Task,
+    algorithm: str,
+    policy: Any,
+    config: Any,
+    schedule: Schedule,
+    seed: int,
+    streams: dict[str, int],
+    guarantee: StabilityGuarantee | None,
+) -> dict[str, Any]:
+    packages = ("lipctrl", "torch", "numpy", "gymnasium", "control")
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "env_id": task.env_id,
+        "env_options": dict(task.options),
+        "trained_on": task.twin or task.env_id,
+        "algorithm": algorithm,
+        "settings": dataclasses.asdict(config),
+        "schedule": dataclasses.asdict(schedule),
+        "seed": seed,
+        "streams": streams,
+        "policy": policy.spec(),
+        "guarantee": None if guarantee is None else guarantee.to_dict(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+    }
+
+
+def _continued(path: Path, task: Task, algorithm: str, seed: int, policy: Any) -> tuple[Any, dict[str, Any]]:
+    from lipctrl.policies import policy_from_spec
+
+    recorded = dict(load_run(path).config)
+    given = {"env_id": task.env_id, "algorithm": algorithm, "seed": seed, "env_options": dict(task.options)}
+    for name, value in given.items():
+        if recorded[name] != value:
+            raise RunError(
+                f"{path} was trained with {name}={recorded[name]!r}, and {value!r} was given; "
+                "resume with the same, or choose another folder"
+            )
+    if policy is None:
+        policy = policy_from_spec(recorded["policy"])
+    elif policy.spec() != recorded["policy"]:
+        raise RunError(f"{path} holds a policy of another shape than the one given; resume with policy=None")
+    return policy, recorded
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C (or SIGTERM) ask for a stop after the iteration; the second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+class _Session:
+    """One training under way: counters, best weights, checkpoints."""
+
+    def __init__(
+        self,
+        path: Path,
+        task: Task,
+        learner: Algorithm,
+        schedule: Schedule,
+        streams: dict[str, int],
+        steps: int,
+        guarantee: StabilityGuarantee | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.writer = RunWriter(path)
+        self.task, self.learner, self.schedule, self.streams = task, learner, schedule, streams
+        self.guarantee, self.callbacks = guarantee, callbacks
+        self.total = math.ceil(steps / learner.steps_per_iteration)
+        self.iteration = 0
+        self.seconds = 0.0
+        self.best_return = -math.inf
+        self.best_weights = self._weights()
+        self.stale = 0
+        self.stopped = False
+        # Validation runs on the plant itself, which for a twin is the copy: fast, and never the final seeds.
+        self.trial = dataclasses.replace(task, twin=None)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {k: v.detach().clone() for k, v in self.learner.policy.state_dict().items()}
+
+    @property
+    def steps(self) -> int:
+        return self.iteration * self.learner.steps_per_iteration
+
+    def run(self, progress: bool | None) -> Run:
+        writer, schedule = self.writer, self.schedule
+        with Progress(self.total * self.learner.steps_per_iteration, progress) as bar, _interruptible() as stop:
+            try:
+                if self.iteration == 0:
+                    self._checkpoint({})
+                while self.iteration < self.total and not self.stopped:
+                    row = self._iterate()
+                    due = self.iteration % schedule.checkpoint_every == 0 or self.iteration == self.total
+                    if due or self.stopped or stop():
+                        row.update(self._prove(row))
+                    writer.log(row)
+                    bar.update(row)
+                    if due or self.stopped or stop():
+                        self._checkpoint(row)
+                        bar.saved(self.iteration)
+                    if stop():
+                        raise KeyboardInterrupt
+            except TrainingDivergedError as error:
+                raise TrainingDivergedError(self._explain(error)) from error
+            finally:
+                writer.close()
+            bar.note("evaluating unseen episodes")
+            return self._finish()
+
+    def _iterate(self) -> dict[str, float | int | None]:
+        start = time.perf_counter()
+        metrics = self.learner.iterate(self.iteration / self.total)
+        self.iteration += 1
+        row: dict[str, float | int | None] = {
+            "iteration": self.iteration,
+            "steps": self.steps,
+            "seconds": None,
+            "steps_per_second": self.learner.steps_per_iteration / (time.perf_counter() - start),
+            "mean_return": self.learner.simulator.mean_return(),
+            "validation_return": None,
+            "certified_gain": None,
+            "certified_radius": None,
+            "guarantee": None,
+            **metrics,
+        }
+        if self.iteration % self.schedule.evaluate_every == 0 or self.iteration == self.total:
+            row["validation_return"] = self._validate()
+        self.seconds += time.perf_counter() - start
+        row["seconds"] = self.seconds
+        return row
+
+    def _validate(self) -> float:
+        episodes = self.schedule.validation_episodes or (64 if self.task.plant is not None else 8)
+        policy: Any = self.learner.policy
+        device = self.learner.simulator.device
+        result = evaluate(
+            policy, self.trial, episodes=episodes, seed=self.streams["validation"], device=device
+        ).mean
+        if not math.isfinite(result):
+            raise TrainingDivergedError("the validation return became NaN or infinite")
+        if result > self.best_return:
+            self.best_return, self.best_weights, self.stale = result, self._weights(), 0
+        else:
+            self.stale += 1
+        target, patience = self.schedule.target_return, self.schedule.patience
+        self.stopped = (target is not None and self.best_return >= target) or (
+            patience is not None and self.stale >= patience
+        )
+        return result
+
+    def _prove(self, row: Mapping[str, float | int | None]) -> dict[str, float | None]:
+        """Prove the bound of the policy as it is now, and the guarantee with it; show it to the callbacks."""
+        policy: Any = self.learner.policy
+        certificate = policy.certificate()
+        report = check(certificate)
+        if not report.ok:
+            raise NotProvedError(f"iteration {self.iteration}: {report}")
+        ratio = None if self.guarantee is None else self.guarantee.prove(certificate)
+        found = {
+            "certified_gain": certificate.gain,
+            "certified_radius": certificate.radius,
+            "guarantee": ratio,
+        }
+        for callback in self.callbacks:
+            callback(Checkpoint(self.iteration, self.steps, policy, certificate, {**row, **found}))
+        return found
+
+    def _checkpoint(self, row: Mapping[str, float | int | None]) -> None:
+        if not row:
+            self._prove({"iteration": 0, "steps": 0})
+        state = {
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "best_return": self.best_return,
+            "best_weights": self.best_weights,
+            "stale": self.stale,
+            "stopped": self.stopped,
+            "learner": self.learner.state(),
+        }
+        self._save_best()
+        self.writer.save_checkpoint(state, self.iteration)
+
+    def _save_best(self) -> None:
+        """Write the best weights and their certificate; without a validation so far these are the present ones."""
+        policy: Any = self.learner.policy
+        present = self._weights()
+        if self.best_return > -math.inf:
+            policy.load_state_dict(self.best_weights)
+        self.writer.save_policy(policy)
+        self.writer.save_certificate(policy.certificate())
+        policy.load_state_dict(present)
+
+    def restore(self) -> None:
+        state = self.writer.load_checkpoint()
+        self.learner.load_state(state["learner"])
+        device = self.learner.simulator.device
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
+        self.best_return, self.stale, self.stopped = state["best_return"], state["stale"], state["stopped"]
+        self.best_weights = {k: v.to(device) for k, v in state["best_weights"].items()}
+        self.writer.forget_after(self.iteration)
+
+    def _explain(self, error: TrainingDivergedError) -> str:
+        kept = self.iteration - self.iteration % self.schedule.checkpoint_every
+        return (
+            f"{error} in iteration {self.iteration + 1}; training has stopped. {self.writer.path} keeps the last good "
+            f"state, of iteration {kept}, with its weights and certificate. If it is not the environment that "
+            "gave the number, lower the learning rate"
+        )
+
+    def _finish(self) -> Run:
+        policy: Any = self.learner.policy
+        policy.load_state_dict(self.best_weights)
+        self._save_best()
+        result = evaluate(
+            policy,
+            self.task,
+            episodes=self.schedule.evaluation_episodes,
+            seed=self.streams["evaluation"],
+            device=self.learner.simulator.device,
+        )
+        write_json(self.writer.path / "evaluation.json", result.to_dict())
+        return load_run(self.writer.path)

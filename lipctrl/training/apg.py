@@ -1,0 +1,167 @@
+"""Analytic policy gradient: backpropagate the cost of short rollouts through the plant's own dynamics.
+
+The horizon is short and ends in a learned value (Xu et al. 2022, Accelerated Policy Learning with Parallel
+Differentiable Simulation, eq. 4-7), so gradients neither explode nor end at the window. With a residual policy inside
+the stability radius the loop contracts from the first iteration on, and so do the gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lipctrl.training.algorithm import (
+    Algorithm,
+    Critic,
+    ReturnScale,
+    actor,
+    descend,
+    learning_rate,
+    require_finite,
+)
+from lipctrl.training.rollout import PlantSimulator, Simulator
+
+
+@dataclass(frozen=True)
+class APGConfig:
+    """Settings of the analytic policy gradient."""
+
+    environments: int = 64
+    """copies of the plant stepped together"""
+    horizon: int = 32
+    """steps of each window through which gradients flow"""
+    discount: float = 0.99
+    """weight of the next step's cost against this one's"""
+    trace: float = 0.95
+    """λ of the λ-returns that the value learns from"""
+    policy_rate: float = 2e-3
+    """initial learning rate of the policy, falling linearly to a tenth"""
+    value_rate: float = 2e-3
+    """initial learning rate of the value, falling linearly to a tenth"""
+    value_epochs: int = 4
+    """passes over each window when fitting the value"""
+    value_minibatches: int = 2
+    """parts that a pass is cut into"""
+    value_width: int = 64
+    """neurons in each of the two hidden layers of the value"""
+    gradient_clip: float = 1.0
+    """largest norm of a policy gradient, in units of the scaled return"""
+
+
+class APG(Algorithm):
+    """Descend the gradient of -Σ γᵗ r_t - γʰ V(y_h) in the policy's parameters."""
+
+    name: ClassVar[str] = "apg"
+    Config: ClassVar[type[APGConfig]] = APGConfig
+
+    def __init__(
+        self, policy: nn.Module, simulator: Simulator, config: APGConfig, seeds: dict[str, int]
+    ) -> None:
+        if not isinstance(simulator, PlantSimulator):
+            raise ValueError(
+                "the analytic policy gradient needs a differentiable plant, and this environment is a black box; "
+                'use algorithm="ppo"'
+            )
+        self.policy, self.simulator, self.config = policy, simulator, config
+        self.steps_per_iteration = config.environments * config.horizon
+        self.generator = torch.Generator().manual_seed(seeds["minibatch"])
+        self.critic = Critic(
+            simulator.observation.shape[-1], config.value_width, self.generator, simulator.dtype
+        ).to(simulator.device)
+        self.scale = ReturnScale(config.discount)
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.policy_optimizer = torch.optim.Adam(self.parameters, lr=config.policy_rate, betas=(0.9, 0.95))
+        self.value_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.value_rate)
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        config, simulator = self.config, self.simulator
+        decay = 1.0 - 0.9 * progress
+        learning_rate(self.policy_optimizer, config.policy_rate * decay)
+        learning_rate(self.value_optimizer, config.value_rate * decay)
+
+        # 1. Roll out one window, keeping the graph from rewards to parameters.
+        simulator.detach()
+        act = actor(self.policy)
+        before, after, rewards, ended, late = [], [], [], [], []
+        for _ in range(config.horizon):
+            before.append(simulator.observation.detach())
+            step = simulator.step(act(simulator.observation))
+            after.append(step.observation)
+            rewards.append(step.reward)
+            ended.append(step.terminated)
+            late.append(step.truncated)
+        reward = require_finite("reward", torch.stack(rewards))
+        self.critic.observe(torch.stack(before))
+        self.scale.observe(reward)
+
+        # 2. The discounted return of every stretch, closed by the value where it was cut and not ended.
+        scale = self.scale.value
+        values = self.critic(torch.stack(after))
+        gain = torch.zeros((), device=simulator.device, dtype=simulator.dtype)
+        weight = torch.ones(simulator.count, device=simulator.device, dtype=simulator.dtype)
+        for t in range(config.horizon):
+            gain = gain + (weight * reward[t]).sum() / scale
+            weight = weight * config.discount
+            cut = late[t] if t + 1 < config.horizon else ~ended[t]
+            gain = gain + (weight * values[t] * cut).sum()
+            weight = torch.where(ended[t] | late[t], 1.0, weight)
+        loss = -gain / self.steps_per_iteration
+        require_finite("policy loss", loss)
+        norm = descend(self.policy_optimizer, loss, self.parameters, config.gradient_clip)
+        simulator.detach()
+
+        # 3. Fit the value to λ-returns of the same window.
+        targets = self._targets(reward.detach() / scale, values.detach(), ended, late)
+        value_loss = self._fit_value(torch.stack(before), targets)
+        return {
+            "mean_reward": reward.detach().mean().item(),
+            "policy_loss": loss.item(),
+            "value_loss": value_loss,
+            "gradient_norm": norm,
+        }
+
+    def _targets(self, reward: Tensor, values: Tensor, ended: list[Tensor], late: list[Tensor]) -> Tensor:
+        """Return λ-returns (steps, count); `values[t]` belongs to the observation reached by step t."""
+        targets = torch.empty_like(reward)
+        follow = values[-1]
+        for t in reversed(range(len(reward))):
+            mixed = torch.lerp(values[t], follow, self.config.trace)
+            mixed = torch.where(late[t], values[t], mixed)
+            targets[t] = follow = reward[t] + self.config.discount * mixed * ~ended[t]
+        return targets
+
+    def _fit_value(self, observations: Tensor, targets: Tensor) -> float:
+        inputs, wanted = observations.flatten(0, 1), targets.flatten()
+        total, parts = 0.0, self.config.value_minibatches
+        parameters = list(self.critic.parameters())
+        for _ in range(self.config.value_epochs):
+            order = torch.randperm(len(wanted), generator=self.generator).to(wanted.device)
+            for part in order.chunk(parts):
+                loss = (self.critic(inputs[part]) - wanted[part]).square().mean()
+                require_finite("value loss", loss)
+                descend(self.value_optimizer, loss, parameters, 1.0)
+                total += loss.item()
+        return total / (self.config.value_epochs * parts)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "policy_optimizer": self.policy_optimizer.state_dict(),
+            "value_optimizer": self.value_optimizer.state_dict(),
+            "scale": self.scale.state(),
+            "generator": self.generator.get_state(),
+            "simulator": self.simulator.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.value_optimizer.load_state_dict(state["value_optimizer"])
+        self.scale.load_state(state["scale"])
+        self.generator.set_state(state["generator"])
+        self.simulator.load_state(state["simulator"])

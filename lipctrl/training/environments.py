@@ -1,0 +1,104 @@
+"""Finds what an environment name means: a differentiable plant, a faithful twin of one, or a black box."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Gymnasium environments with a step-by-step torch copy: training runs on the copy, evaluation on the original.
+TWINS = {"Pendulum-v1": "lipctrl_envs:lipctrl/GymPendulum-v1"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment that a controller can be trained for.
+
+    Attributes
+    ----------
+    env_id : the name that Gymnasium takes, with its module prefix.
+    options : keywords of the environment.
+    plant : the differentiable dynamics, None for a black box.
+    twin : the name of the torch copy that stands for a foreign environment in training, or None.
+    observation_size, action_size : dimensions.
+    action_limit : (m,) symmetric limit of the action box, inf where there is none.
+    """
+
+    env_id: str
+    options: Mapping[str, Any]
+    plant: Any
+    twin: str | None
+    observation_size: int
+    action_size: int
+    action_limit: np.ndarray
+
+
+def qualified(env_id: str) -> str:
+    """Add the module that registers `lipctrl/...` environments, which Gymnasium needs to find them."""
+    return f"lipctrl_envs:{env_id}" if env_id.startswith("lipctrl/") else env_id
+
+
+def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
+    """Make the environment once and say what it is.
+
+    Raises
+    ------
+    ValueError
+        When Gymnasium does not know the name, refuses an option, or the spaces are not boxes of vectors.
+
+    Examples
+    --------
+    >>> find_task("Pendulum-v1").action_limit
+    array([2.])
+    """
+    import gymnasium
+
+    env_id, options = qualified(env_id), dict(options or {})
+    try:
+        env = gymnasium.make(env_id, **options)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ValueError(
+            f"no environment {env_id!r}: {error}. Expected a Gymnasium name such as 'Pendulum-v1' or "
+            "'lipctrl/CartPole-v0' (MuJoCo environments need the extra lipctrl[mujoco])"
+        ) from error
+    except TypeError as error:
+        raise ValueError(f"{env_id} does not take the options {options}: {error}") from error
+    try:
+        for name, space in (("observation", env.observation_space), ("action", env.action_space)):
+            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+                raise ValueError(
+                    f"{env_id} has the {name} space {space}; a Lipschitz controller needs a Box of shape (n,). "
+                    "For balancing with a continuous force there is 'lipctrl/CartPole-v0'"
+                )
+        plant = getattr(env.unwrapped, "plant", None)
+        twin = None
+        if plant is None and not options and importlib.util.find_spec("lipctrl_envs") is not None:
+            twin = TWINS.get(env_id)
+        if twin is not None:
+            copy = gymnasium.make(twin)
+            plant = copy.unwrapped.plant  # type: ignore[attr-defined]
+            copy.close()
+        return Task(
+            env_id=env_id,
+            options=options,
+            plant=plant,
+            twin=twin,
+            observation_size=env.observation_space.shape[0],  # type: ignore[index]
+            action_size=env.action_space.shape[0],  # type: ignore[index]
+            action_limit=_symmetric_limit(env_id, env.action_space),
+        )
+    finally:
+        env.close()
+
+
+def _symmetric_limit(env_id: str, space: Any) -> np.ndarray:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if not np.array_equal(-low, high):
+        raise ValueError(
+            f"{env_id} has the action box [{low}, {high}], which is not symmetric about zero; "
+            "wrap it in gymnasium.wrappers.RescaleAction with limits -a and a"
+        )
+    return high

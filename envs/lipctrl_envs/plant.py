@@ -130,7 +130,7 @@ class Plant(ABC):
                 raise ValueError(f"{self.name}: {name} must be a whole number >= {least}, got {value!r}")
 
     def _per_channel(self, attribute: str, size: int) -> np.ndarray:
-        """Return an option as a read-only float64 array with one non-negative entry a channel."""
+        """Return an option as a float64 array with one non-negative entry for each channel."""
         values = np.asarray(getattr(self, attribute), dtype=np.float64)
         if values.ndim > 1 or (values.ndim == 1 and values.size != size):
             raise ValueError(
@@ -140,9 +140,7 @@ class Plant(ABC):
             raise ValueError(f"{self.name}: {attribute} must not be negative or NaN, got {values}")
         if attribute != "action_limit" and np.any(np.isinf(values)):
             raise ValueError(f"{self.name}: {attribute} must be finite, got {values}")
-        values = np.array(np.broadcast_to(values, (size,)))
-        values.setflags(write=False)
-        return values
+        return np.array(np.broadcast_to(values, (size,)))
 
     # ------------------------------------------------------------------ what a plant must say about itself
 

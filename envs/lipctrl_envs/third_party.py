@@ -47,7 +47,8 @@ def linearize_gymnasium(
     Raises
     ------
     TypeError : an environment with no linearisation here.
-    ValueError : no rest position found, a kink of the dynamics at the point (joint limit, contact), or "transition" asked of an RK4 model.
+    ValueError : no rest position found, a kink of the dynamics there (a joint limit or a contact just met), or
+        "transition" asked of an RK4 model.
     """
     raw = env.unwrapped
     if hasattr(raw, "linearize"):
@@ -139,7 +140,7 @@ class _MujocoStep:
         return self.data.qpos.copy(), self.data.qvel.copy(), self.data.act.copy()
 
     def _differences(self, point: Point, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (A, B) by centred differences; ValueError where the step has a kink, so that no Jacobian exists."""
+        """Return (A, B) by centred differences; ValueError where one-sided ones disagree (a kink)."""
         n, h = 2 * self.nv + self.na, self.step_size
         middle = self._stepped(point, u)
         ahead, behind = [], []

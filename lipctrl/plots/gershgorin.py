@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipctrl.certificate import Certificate
-from lipctrl.plots.style import CERTIFIED, FALSIFIED, GREY, SKY, axes_or_new, styled
+from lipctrl.plots.style import CERTIFIED, FALSIFIED, GREY, SKY, axes_or_new, legend_below, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,12 +106,16 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Circle
 
-    ax = axes_or_new(ax)
+    ax = axes_or_new(ax, (6.4, 5.2))
     left = discs.centers - discs.radii < 0.0
     for chosen, color, name in ((~left, SKY, "disc right of 0"), (left, FALSIFIED, "disc reaches left of 0")):
-        patches = [Circle((c, 0.0), r) for c, r in zip(discs.centers[chosen], discs.radii[chosen], strict=True)]
+        patches = [
+            Circle((c, 0.0), r) for c, r in zip(discs.centers[chosen], discs.radii[chosen], strict=True)
+        ]
         if patches:
-            ax.add_collection(PatchCollection(patches, facecolor=color, edgecolor=color, alpha=0.13, lw=1.2))
+            ax.add_collection(
+                PatchCollection(patches, facecolor=(color, 0.03), edgecolor=(color, 0.6), lw=1.0)
+            )
             ax.plot([], [], "o", color=color, alpha=0.5, markersize=10, label=f"{name}: {len(patches)}")
     values = discs.eigenvalues
     ax.plot(values, np.zeros_like(values), "|", color=CERTIFIED, markersize=16, markeredgewidth=1.6,
@@ -122,5 +126,6 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
     high = max(float((discs.centers + discs.radii).max()), float(values.max()), 0.0)
     ax.set(xlim=(low - 0.05 * (high - low), high + 0.05 * (high - low)), ylim=(-1.1 * reach, 1.1 * reach))
     ax.set(xlabel="Re", ylabel="Im", title=title or "Gershgorin discs of the LMI matrix N")
-    ax.legend(loc="upper right")
+    ax.set_aspect("equal")
+    legend_below(ax, 2)
     return ax

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lipctrl.certificate import Certificate
-from lipctrl.plots.style import CERTIFIED, GREY, SKY, VERMILION, axes_or_new, styled
+from lipctrl.plots.style import CERTIFIED, GREY, SKY, VERMILION, axes_or_new, legend_below, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,12 +75,16 @@ def _series_blocks(certificate: Certificate) -> list[Certificate]:
 
 
 @styled
-def singular_values_plot(data: BlockSingularValues, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+def singular_values_plot(
+    data: BlockSingularValues, *, ax: Axes | None = None, title: str | None = None
+) -> Axes:
     """Draw the spread of singular values block by block, and the largest one through all blocks so far.
 
     One is the proved gain: points above it would refute the certificate, a falling line is the decay of deep networks
     (Juston et al. 2025).
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = axes_or_new(ax)
     x = np.arange(1, len(data.blocks) + 1)
     for q_low, q_high, alpha in ((0, 100, 0.25), (25, 75, 0.45)):
@@ -93,8 +97,8 @@ def singular_values_plot(data: BlockSingularValues, *, ax: Axes | None = None, t
     ax.plot(x, [np.median(t) for t in data.through], "o-", color=VERMILION, markersize=4.5,
             label="largest, input to block")  # fmt: skip
     ax.axhline(1.0, color=GREY, ls="--", lw=1.5)
-    ax.set(xlabel="block", ylabel="singular value / proved gain", ylim=(0.0, 1.25))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="block", ylabel="singular value / proved gain", ylim=(0.0, 1.1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(title or "Jacobian of every block")
-    ax.legend(loc="upper right", ncols=2, fontsize=10)
+    legend_below(ax, 2)
     return ax

@@ -8,10 +8,14 @@ style or marker, so that a figure survives a grey printer.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from cycler import cycler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,9 +59,10 @@ RC: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",
     "svg.hashsalt": "lipctrl",
-    "axes.prop_cycle": mpl.cycler(color=list(CYCLE)),
+    "axes.prop_cycle": cycler(color=list(CYCLE)),
 }
 
+Complex = npt.NDArray[np.complex128]
 Plot = TypeVar("Plot", bound=Callable[..., Any])
 
 
@@ -66,7 +71,7 @@ def styled(plot: Plot) -> Plot:
 
     @functools.wraps(plot)
     def drawn(*args: Any, **kwargs: Any) -> Any:
-        with mpl.rc_context(RC):
+        with mpl.rc_context(RC):  # type: ignore[arg-type]
             return plot(*args, **kwargs)
 
     return drawn  # type: ignore[return-value]
@@ -81,7 +86,9 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float] | None = None) -> Axe
     return plt.subplots(figsize=size or RC["figure.figsize"])[1]
 
 
-def new_axes(rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False) -> tuple[Figure, Any]:
+def new_axes(
+    rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False
+) -> tuple[Figure, Any]:
     """Return a new figure and its (rows, columns) array of axes."""
     from matplotlib import pyplot as plt
 
@@ -96,12 +103,32 @@ def grid_shape(count: int, columns: int) -> tuple[int, int]:
 
 def check_axes(axes: Any, count: int) -> list[Axes]:
     """Return `count` axes from what a caller passed as `ax`: one axes, a list or an array of them."""
-    import numpy as np
-
     flat = list(np.asarray(axes, dtype=object).ravel())
     if len(flat) < count:
         raise ValueError(f"ax holds {len(flat)} axes; this figure draws {count} panels, so pass {count} axes")
     return flat[:count]
+
+
+def legend_below(ax: Axes, columns: int = 1) -> None:
+    """Put the legend under the axis labels, where it covers nothing."""
+    figure = ax.get_figure(root=True)
+    height = 4.0 if figure is None else ax.get_position().height * figure.get_size_inches()[1]
+    ax.legend(
+        loc="upper left", bbox_to_anchor=(-0.02, -0.62 / max(height, 1.0)), ncols=columns, frameon=False, borderaxespad=0.0,
+        handlelength=1.8, columnspacing=1.4,
+    )  # fmt: skip
+
+
+def plain_log_ticks(ax: Axes, axis: str = "y") -> None:
+    """Label a logarithmic axis with 1, 2, 5 times powers of ten, written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    which = ax.yaxis if axis == "y" else ax.xaxis
+    low, high = which.get_view_interval()
+    decades = math.log10(high / low)
+    which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
+    which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    which.set_minor_formatter(NullFormatter())
 
 
 def label(name: str, unit: str | None) -> str:

@@ -41,7 +41,9 @@ def tree_rows(certificate: Certificate, *, max_depth: int = 6, max_rows: int = 2
             left_out += 1
             continue
         index = len(rows)
-        rows.append(TreeRow(depth, node.rule, f"{node.in_features} → {node.out_features}", gain, count, parent))
+        rows.append(
+            TreeRow(depth, node.rule, f"{node.in_features} → {node.out_features}", gain, count, parent)
+        )
         groups: list[list[Certificate]] = []
         for part in node.parts if depth < max_depth else ():
             key = (part.rule, part.in_features, part.out_features, bool(part.parts))

@@ -1,0 +1,121 @@
+"""The margin sweep: ρ‖T_k‖ over the factor k by which a policy is scaled, with certified and falsified ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lipctrl.plots.style import (
+    BLACK,
+    CERTIFIED,
+    FALSIFIED,
+    GREY,
+    SKY,
+    axes_or_new,
+    legend_below,
+    plain_log_ticks,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMS = ("policy", "residual")
+
+
+@dataclass(frozen=True)
+class GainSweep:
+    """Small-gain products over k, and the ends of the incremental gain margin.
+
+    `k` (N,) factors; `product` (N,) proved upper bounds of kρ‖T_k‖_∞, inf where the nominal loop of k is not proved
+    stable. `certified` = (lower, upper) of the proved interval; `falsified` = (lower, upper) factors at which an
+    admissible policy was found to destabilise, NaN or inf where none was found.
+    """
+
+    k: np.ndarray
+    product: np.ndarray
+    certified: tuple[float, float]
+    falsified: tuple[float, float]
+    form: str
+
+
+def gain_sweep(
+    plant: Any, policy: Any, *, form: str = "policy", k: Any = None, margin: Any = None
+) -> GainSweep:
+    """Evaluate the small-gain product of k·π (or of K₀y + kφ(y)) over k; every value is a proved bound.
+
+    Parameters
+    ----------
+    plant, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = k π(y).
+    form : "policy" scales the whole policy, "residual" only φ.
+    k : positive factors; by default 49 of them around the margin.
+    margin : the result of `lipctrl.incremental_gain_margin` for the same arguments, computed when None.
+    """
+    from lipctrl.analysis import as_ball, as_realization, incremental_gain_margin, nominal_loop
+
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; expected one of {FORMS}")
+    system, ball = as_realization(plant), as_ball(policy)
+    ends = incremental_gain_margin(system, ball, form=form) if margin is None else margin
+    certified = (float(ends.lower), float(ends.upper))
+    falsified = (_number(ends.falsified_lower), _number(ends.falsified_upper))
+    factors = _default_factors(certified, falsified) if k is None else np.asarray(k, dtype=np.float64)
+    if factors.ndim != 1 or not (np.isfinite(factors).all() and (factors > 0.0).all()):
+        raise ValueError("k must be a one-dimensional array of positive finite factors")
+    if form == "residual":
+        norm = nominal_loop(system, ball.center).norm().value
+        product = factors * ball.radius * norm
+    else:
+        product = np.array(
+            [f * ball.radius * nominal_loop(system, f * ball.center).norm().value for f in factors]
+        )
+    return GainSweep(factors, product, certified, falsified, form)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _default_factors(certified: tuple[float, float], falsified: tuple[float, float]) -> np.ndarray:
+    finite = [v for v in (*certified, *falsified) if math.isfinite(v) and v > 0.0]
+    low, high = min([*finite, 1.0]), max([*finite, 1.0])
+    # Zero is a possible lower end; the axis is logarithmic, so it is shown a decade below everything else.
+    low = low / 1.6 if certified[0] > 0.0 else low / 10.0
+    inside = [v for end in finite for v in (end * 0.999, end * 1.001)]
+    return np.unique([*np.geomspace(low, 1.6 * high, 49), *inside, 1.0])
+
+
+@styled
+def gain_sweep_plot(sweep: GainSweep, *, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw the product over k: certified where it is below 1, falsified where an admissible policy was destabilising.
+
+    Between the two ends nothing is claimed. Factors of -6 dB and +6 dB are 0.5 and 2.
+    """
+    ax = axes_or_new(ax)
+    left, right = sweep.k[0], sweep.k[-1]
+    low, high = max(sweep.certified[0], left), min(sweep.certified[1], right)
+    if high > low:
+        name = f"certified: {sweep.certified[0]:.3g} < k < {sweep.certified[1]:.3g}"
+        ax.axvspan(low, high, color=SKY, alpha=0.3, lw=0, label=name)
+    finite = np.isfinite(sweep.product)
+    ax.plot(sweep.k[finite], sweep.product[finite], "-", color=CERTIFIED, label="proved kρ‖T_k‖")
+    ax.axhline(1.0, color=BLACK, ls="--", lw=1.4, label="small-gain limit 1")
+    ax.axvline(1.0, color=GREY, lw=1.2, ls=":")
+    for side, value in zip(("below", "above"), sweep.falsified, strict=True):
+        if math.isfinite(value) and left <= value <= right:
+            ax.axvline(value, color=FALSIFIED, lw=2.2, label=f"falsified at k = {value:.3g}")
+            edges = (left, value) if side == "below" else (value, right)
+            ax.axvspan(*edges, facecolor="none", edgecolor=FALSIFIED, hatch="//", alpha=0.25, lw=0)
+    ax.set_xscale("log")
+    ax.set_xlim(left, right)
+    shown = sweep.product[finite]
+    ax.set_ylim(0.0, min(2.5, max(1.3, 1.05 * float(shown.max(initial=1.0)))))
+    plain_log_ticks(ax, "x")
+    scaled = "policy" if sweep.form == "policy" else "residual"
+    ax.set(xlabel=f"factor k on the {scaled} [ratio]", ylabel="kρ‖T_k‖ [ratio]")
+    ax.set_title(title or "Incremental gain margin")
+    legend_below(ax, 2)
+    return ax

@@ -1,0 +1,78 @@
+"""Performance against certified margin over the runs of a sweep, with the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lipctrl.plots.style import BLACK, axes_or_new, categories, legend_below, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One run: its `performance` (a return, larger is better), its certified `margin`, its `group` and a short `name`."""
+
+    performance: float
+    margin: float
+    group: str = ""
+    name: str = ""
+
+
+def pareto_front(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """Return the points that no other point beats in both performance and margin, by rising margin.
+
+    Points with a NaN in either value are left out.
+
+    Examples
+    --------
+    >>> front = pareto_front([SweepPoint(1.0, 3.0), SweepPoint(2.0, 1.0), SweepPoint(0.5, 2.0)])
+    >>> [(p.margin, p.performance) for p in front]
+    [(1.0, 2.0), (3.0, 1.0)]
+    """
+    front: list[SweepPoint] = []
+    known = [p for p in points if np.isfinite(p.performance) and not np.isnan(p.margin)]
+    for point in sorted(known, key=lambda p: (p.margin, p.performance), reverse=True):
+        if not front or point.performance > front[-1].performance:
+            front.append(point)
+    return front[::-1]
+
+
+@styled
+def pareto_plot(
+    points: Sequence[SweepPoint],
+    *,
+    performance: str = "mean return",
+    margin: str = "certified gain margin, upper end [ratio]",
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw every run and the front of those that no other run beats in both; runs without a margin stand at the left edge."""
+    if not points:
+        raise ValueError("points is empty; expected at least one SweepPoint")
+    ax = axes_or_new(ax)
+    groups = list(dict.fromkeys(p.group for p in points))
+    for group, look in zip(groups, categories(groups).values(), strict=True):
+        mine = [p for p in points if p.group == group]
+        ax.plot([p.margin for p in mine], [p.performance for p in mine], look["marker"], color=look["color"],
+                markersize=8, label=group or None)  # fmt: skip
+    front = pareto_front(points)
+    if len(front) > 1:
+        ax.step([p.margin for p in front], [p.performance for p in front], where="pre", color=BLACK, lw=1.4, ls="--",
+                label="Pareto front", zorder=1)  # fmt: skip
+    for point in front:
+        if point.name:
+            ax.annotate(
+                point.name, (point.margin, point.performance), (5, 6), textcoords="offset points", fontsize=10
+            )
+    ax.margins(0.1, 0.12)
+    ax.set(xlabel=margin, ylabel=performance)
+    ax.set_title(title or "Performance against margin")
+    if any(groups) or len(front) > 1:
+        legend_below(ax, 3)
+    return ax

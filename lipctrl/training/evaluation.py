@@ -247,7 +247,8 @@ def _controller(policy: Any, device: torch.device) -> Controller:
 
     def act(observation: Tensor) -> Tensor:
         action = np.asarray(run(observation.cpu().double().numpy()), dtype=np.float64)
-        return torch.from_numpy(action).to(device)
+        # Copied: the function may return a read-only view of its own.
+        return torch.tensor(action, device=device)
 
     return act
 

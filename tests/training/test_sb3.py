@@ -100,8 +100,11 @@ def test_training_goes_on_after_loading(trained: Any, tmp_path: Path) -> None:
 
 
 def test_evaluation_takes_the_extracted_policy(trained: Any) -> None:
-    result = evaluate(certified_policy(trained), "Pendulum-v1", episodes=2)
+    policy = certified_policy(trained)
+    result = evaluate(policy, "Pendulum-v1", episodes=2)
     assert (result.lengths == 200).all()
+    stored = evaluate(policy.certificate(), "Pendulum-v1", episodes=2)
+    np.testing.assert_allclose(stored.returns, result.returns, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))

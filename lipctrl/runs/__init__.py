@@ -14,6 +14,12 @@ _MODULES = {
     "Checkpoint": "loop",
     "Schedule": "loop",
     "train": "loop",
+    "Design": "design",
+    "design_policy": "design",
+    "build_policy": "design",
+    "output_gain": "design",
+    "SweepResult": "sweep",
+    "sweep": "sweep",
 }
 
 __all__ = list(_MODULES)

@@ -48,6 +48,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as stream:
+                os.fchmod(handle, 0o644)
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -1,11 +1,11 @@
 """The run folder: what a training leaves behind, and the only thing that later stages read.
 
-    config.json            environment, algorithm, policy, seeds and versions: enough to repeat the run
-    weights.safetensors    weights of the policy (the best so far, by validation)
-    certificate.json       proof of its Lipschitz bound, readable without torch
-    evaluation.json        returns over unseen episodes
-    metrics.csv            one row an iteration; the same numbers for TensorBoard in tensorboard/
-    checkpoint.safetensors everything that continues the training bit by bit, and the one before it
+config.json            environment, algorithm, policy, seeds and versions: enough to repeat the run
+weights.safetensors    weights of the policy (the best so far, by validation)
+certificate.json       proof of its Lipschitz bound, readable without torch
+evaluation.json        returns over unseen episodes
+metrics.csv            one row an iteration; the same numbers for TensorBoard in tensorboard/
+checkpoint.safetensors everything that continues the training bit by bit, and the one before it
 """
 
 from __future__ import annotations
@@ -97,9 +97,8 @@ class Run:
             lines.append(f"  certified gain ≤ {certificate.gain:.6g}{radius}")
         if (self.path / "evaluation.json").exists():
             e = self.evaluation
-            lines.append(
-                f"  mean return {e['mean_return']:.4g} ± {e['standard_error']:.2g} over {e['episodes']} unseen episodes"
-            )
+            error = "" if e["standard_error"] is None else f" ± {e['standard_error']:.2g}"
+            lines.append(f"  mean return {e['mean_return']:.4g}{error} over {e['episodes']} unseen episodes")
         return "\n".join(lines)
 
 
@@ -212,7 +211,9 @@ class RunWriter:
         header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
         # A kill can leave half a row; whole rows begin with their iteration and end in a newline.
         kept = [
-            r for r in rows if r.endswith("\n") and r.split(",")[0].isdigit() and int(r.split(",")[0]) <= iteration
+            r
+            for r in rows
+            if r.endswith("\n") and r.split(",")[0].isdigit() and int(r.split(",")[0]) <= iteration
         ]
         write_bytes(path, (header + "".join(kept)).encode())
 

@@ -63,7 +63,9 @@ class StabilityGuarantee:
         if center is None or radius is None:
             raise GuaranteeBrokenError("the policy is not residual: its certificate has no centre")
         if not np.array_equal(center, -self.gain):
-            raise GuaranteeBrokenError("the centre of the policy is not the gain K that the radius was computed for")
+            raise GuaranteeBrokenError(
+                "the centre of the policy is not the gain K that the radius was computed for"
+            )
         if not radius < self.radius:
             raise GuaranteeBrokenError(
                 f"the residual has gain ≤ {radius:.9g}, not below the stability radius {self.radius:.9g}; "

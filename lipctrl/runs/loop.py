@@ -1,4 +1,4 @@
-"""`lipctrl.train`: drives an algorithm, proves the bound at every checkpoint, and never loses what it reported as saved."""
+"""`lipctrl.train`: drives an algorithm, proves the bound at every checkpoint, loses nothing it reported as saved."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lipctrl.training.rollout import make_simulator
 from lipctrl.training.seeds import split_seed
 
 ALGORITHMS: dict[str, Any] = {"apg": APG, "ppo": PPO, "imitation": Imitation}
-DEFAULT_STEPS = {"apg": 600_000, "ppo": 400_000, "imitation": 64_000}
+DEFAULT_STEPS = {"apg": 600_000, "ppo": 1_000_000, "imitation": 64_000}
 
 
 @dataclass(frozen=True)
@@ -122,24 +122,25 @@ def train(
         raise ValueError(f"algorithm is {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")
     task = find_task(env_id, env_options)
     streams = split_seed(seed)
-    path = Path(out) if out is not None else _default_path(task, algorithm, seed)
+    path = Path(out) if out is not None else default_path(task, algorithm, seed)
     chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if config is None:
         config = ALGORITHMS[algorithm].Config()
     elif not isinstance(config, ALGORITHMS[algorithm].Config):
         wanted = ALGORITHMS[algorithm].Config.__name__
         raise ValueError(f"config is a {type(config).__name__}; {algorithm} takes a {wanted}")
-    steps = DEFAULT_STEPS[algorithm] if steps is None else steps
-    if steps < 1:
+    if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
     if resume:
         policy, recorded = _continued(path, task, algorithm, seed, policy)
         config = ALGORITHMS[algorithm].Config(**recorded["settings"])
         schedule = Schedule(**recorded["schedule"]) if schedule is None else schedule
+        steps = recorded["steps"] if steps is None else steps
         if guarantee is None and recorded["guarantee"] is not None:
             saved = recorded["guarantee"]
             guarantee = StabilityGuarantee(np.array(saved["gain"]), saved["radius"])
     schedule = schedule or Schedule()
+    steps = DEFAULT_STEPS[algorithm] if steps is None else steps
     _check_policy(policy, task)
     policy.to(chosen)
     with _threads(schedule.threads):
@@ -149,19 +150,22 @@ def train(
             session.restore()
         else:
             session.writer.create(
-                _describe(task, algorithm, policy, config, schedule, seed, streams, guarantee)
+                _describe(task, algorithm, policy, config, schedule, steps, seed, streams, guarantee)
             )
         return session.run(progress)
 
 
-def _default_path(task: Task, algorithm: str, seed: int) -> Path:
+def default_path(task: Task, algorithm: str, seed: int) -> Path:
+    """Return the folder that a run takes when none is given."""
     name = task.env_id.rpartition("/")[2].rpartition(":")[2]
     return Path("runs") / f"{name}-{algorithm}-{seed}"
 
 
 def _check_policy(policy: Any, task: Task) -> None:
     if policy is None:
-        raise ValueError("policy is None; expected a ResidualPolicy or LipschitzPolicy (None only with resume=True)")
+        raise ValueError(
+            "policy is None; expected a ResidualPolicy or LipschitzPolicy (None only with resume=True)"
+        )
     for name, got, wanted in (
         ("in_features", policy.in_features, task.observation_size),
         ("out_features", policy.out_features, task.action_size),
@@ -180,9 +184,7 @@ def _make(
     expert: Expert | None,
 ) -> Algorithm:
     dtype = next(policy.parameters()).dtype
-    simulator = make_simulator(
-        task, config.environments, streams["simulator"], device=device, dtype=dtype
-    )
+    simulator = make_simulator(task, config.environments, streams["simulator"], device=device, dtype=dtype)
     if algorithm == "ppo":
         return PPO(policy, simulator, config, streams, torch.as_tensor(task.action_limit.copy()))
     if algorithm == "imitation":
@@ -196,6 +198,7 @@ def _describe(
     policy: Any,
     config: Any,
     schedule: Schedule,
+    steps: int,
     seed: int,
     streams: dict[str, int],
     guarantee: StabilityGuarantee | None,
@@ -210,6 +213,7 @@ def _describe(
         "algorithm": algorithm,
         "settings": dataclasses.asdict(config),
         "schedule": dataclasses.asdict(schedule),
+        "steps": steps,
         "seed": seed,
         "streams": streams,
         "policy": policy.spec(),
@@ -295,8 +299,8 @@ class _Session:
         self.best_weights = self._weights()
         self.stale = 0
         self.stopped = False
-        # Validation runs on the plant itself, which for a twin is the copy: fast, and never the final seeds.
-        self.trial = dataclasses.replace(task, twin=None)
+        # Validation runs on the copy where there is one (the same dynamics, batched), and never on the final seeds.
+        self.trial = task if task.twin is None else dataclasses.replace(task, env_id=task.twin, twin=None)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().clone() for k, v in self.learner.policy.state_dict().items()}
@@ -307,7 +311,10 @@ class _Session:
 
     def run(self, progress: bool | None) -> Run:
         writer, schedule = self.writer, self.schedule
-        with Progress(self.total * self.learner.steps_per_iteration, progress) as bar, _interruptible() as stop:
+        with (
+            Progress(self.total * self.learner.steps_per_iteration, progress) as bar,
+            _interruptible() as stop,
+        ):
             try:
                 if self.iteration == 0:
                     self._checkpoint({})
@@ -356,11 +363,12 @@ class _Session:
         episodes = self.schedule.validation_episodes or (64 if self.task.plant is not None else 8)
         policy: Any = self.learner.policy
         device = self.learner.simulator.device
-        result = evaluate(
-            policy, self.trial, episodes=episodes, seed=self.streams["validation"], device=device
-        ).mean
-        if not math.isfinite(result):
-            raise TrainingDivergedError("the validation return became NaN or infinite")
+        try:
+            result = evaluate(
+                policy, self.trial, episodes=episodes, seed=self.streams["validation"], device=device
+            ).mean
+        except ValueError as error:
+            raise TrainingDivergedError(f"the validation failed: {error};") from error
         if result > self.best_return:
             self.best_return, self.best_weights, self.stale = result, self._weights(), 0
         else:

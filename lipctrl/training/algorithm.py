@@ -1,7 +1,8 @@
-"""What every training algorithm shares: one iteration at a time, a state that continues it exactly, and finite numbers."""
+"""What training algorithms share: one iteration at a time, a state that continues it exactly, finite numbers."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def require_finite(name: str, value: Tensor) -> Tensor:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor], clip: float) -> float:
-    """Take one optimiser step along the clipped gradient of a finite loss; return the gradient's norm before clipping."""
+    """Take one step along the clipped gradient of a finite loss; return the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(parameters, clip, error_if_nonfinite=False)
@@ -103,7 +104,7 @@ class Critic(nn.Module):
         super().__init__()
         sizes = [features, width, width, 1]
         layers: list[nn.Module] = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in itertools.pairwise(sizes):
             layer = nn.utils.skip_init(nn.Linear, a, b, dtype=dtype)
             with torch.no_grad():
                 layer.weight.normal_(0.0, a**-0.5, generator=generator)

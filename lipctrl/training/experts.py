@@ -76,7 +76,9 @@ def swing_up_expert(plant: Any) -> Expert:
         direction = torch.where(rate == 0.0, 1.0, torch.sign(rate))
         pump = (-2.0 * energy / push * direction).clamp(-limit, limit)
         # LQR catches what its own saturated torque can hold.
-        near = (wrapped.abs() < 0.35) & ((wrapped * math.sqrt(pull) + rate).abs() < 0.9 * limit * push / math.sqrt(pull))
+        near = (wrapped.abs() < 0.35) & (
+            (wrapped * math.sqrt(pull) + rate).abs() < 0.9 * limit * push / math.sqrt(pull)
+        )
         return torch.where(near, balance, pump).clamp(-limit, limit).unsqueeze(-1)
 
     return act

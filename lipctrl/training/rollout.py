@@ -159,7 +159,9 @@ class PlantSimulator(Simulator):
         self.observation = state["observation"].to(self.device)
         self.clock = state["clock"].to(self.device)
         parameters = state["parameters"]
-        self.parameters = None if parameters is None else {k: v.to(self.device) for k, v in parameters.items()}
+        self.parameters = (
+            None if parameters is None else {k: v.to(self.device) for k, v in parameters.items()}
+        )
         self.generator.set_state(state["generator"])
         self._load_books(state)
 
@@ -230,7 +232,12 @@ class GymSimulator(Simulator):
 
 
 def make_simulator(
-    task: Task, count: int, seed: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    task: Task,
+    count: int,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Simulator:
     """Return the differentiable simulator of a task where there is one, else the black-box one."""
     if task.plant is not None:

@@ -1,0 +1,257 @@
+"""The commands: train, certify, verify, analyze, plot, sweep, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Neural controllers whose Lipschitz bound is guaranteed, with the proof carried to the closed loop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _say(text: str) -> None:
+    """Print without markup: file names and numbers are not to be interpreted."""
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _lipschitz(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}; expected a positive number or 'auto'") from None
+
+
+def _value(text: str) -> Any:
+    """Read a value of NAME=VALUE as JSON, or as the word that it is."""
+    import json
+
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _pairs(items: list[str] | None, flag: str) -> dict[str, Any]:
+    out = {}
+    for item in items or []:
+        name, equals, text = item.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{flag} {item!r}; expected NAME=VALUE")
+        out[name] = _value(text)
+    return out
+
+
+@app.command()
+def train(
+    env: Annotated[str, typer.Argument(help="Gymnasium name, such as Pendulum-v1 or lipctrl/CartPole-v0.")],
+    algorithm: Annotated[
+        str, typer.Option(help="apg, ppo or imitation; auto: apg for residual policies, ppo otherwise.")
+    ] = "auto",
+    lipschitz: Annotated[
+        str, typer.Option(help="Bound in action per observation unit; auto: 0.9 of the stability radius.")
+    ] = "auto",
+    policy: Annotated[str, typer.Option(help="residual (around LQR), plain, or auto.")] = "auto",
+    parametrization: Annotated[str, typer.Option(help="Of the certified network.")] = "lossless",
+    width: Annotated[int, typer.Option(help="Neurons in each layer.")] = 32,
+    depth: Annotated[int, typer.Option(help="Residual blocks in series.")] = 2,
+    steps: Annotated[int | None, typer.Option(help="Environment steps in total.")] = None,
+    seed: Annotated[int, typer.Option(help="Split into recorded streams.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV-ALGORITHM-SEED].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    target: Annotated[float | None, typer.Option(help="Stop when a validation reaches this return.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of the algorithm, NAME=VALUE; repeatable.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with settings of the algorithm (--set wins).")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--env-option", help="Keyword of the environment, NAME=VALUE; repeatable."),
+    ] = None,
+) -> None:
+    """Train a certified policy and leave a run folder: weights, certificate, metrics, evaluation."""
+    from lipctrl.cli.training import run_training
+
+    run_training(
+        env,
+        algorithm=algorithm,
+        design={
+            "lipschitz": _lipschitz(lipschitz),
+            "kind": policy,
+            "parametrization": parametrization,
+            "width": width,
+            "depth": depth,
+        },
+        steps=steps,
+        seed=seed,
+        device=device,
+        out=out,
+        resume=resume,
+        target=target,
+        settings=_pairs(setting, "--set"),
+        config=config,
+        options=_pairs(option, "--env-option"),
+        say=_say,
+    )
+
+
+@app.command()
+def certify(
+    source: Annotated[Path, typer.Argument(help="A run folder, or a model file (.onnx, .pt).")],
+    method: Annotated[
+        str, typer.Option(help="Bound for model files: auto, product, lipsdp, eclipse …")
+    ] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Where to write the certificate.")] = None,
+) -> None:
+    """Prove a Lipschitz bound of stored weights, write the certificate and check it."""
+    from lipctrl.checker import check
+
+    if source.is_dir():
+        from lipctrl.runs import load_run
+
+        certificate = load_run(source).policy.certificate()
+        path = out or source / "certificate.json"
+    elif source.exists():
+        import lipctrl
+
+        certificate = lipctrl.certify(str(source), method=method)
+        path = out or source.with_suffix(".certificate.json")
+    else:
+        raise ValueError(f"{source} does not exist; expected a run folder or a model file")
+    certificate.save(path)
+    report = check(certificate)
+    _say(f"{certificate}\n{report}\nwritten to {path}")
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def verify(
+    certificate: Annotated[Path, typer.Argument(help="A certificate.json file, or a run folder.")],
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Integer arithmetic: slow, for small networks.")
+    ] = False,
+) -> None:
+    """Re-prove a certificate from its stored numbers; exit 0 proved, 1 not proved, 2 bad input."""
+    from lipctrl.certificate import load_certificate
+    from lipctrl.checker import check
+
+    path = certificate / "certificate.json" if certificate.is_dir() else certificate
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; expected a certificate that lipctrl saved")
+    found = load_certificate(path)
+    report = check(found, route="exact" if exact else "float")
+    _say(str(report))
+    if report.ok:
+        radius = (
+            "" if found.radius is None else f", incremental ball of radius {found.radius:.9g} about its gain"
+        )
+        _say(f"{path}: {found.in_features} inputs, {found.out_features} outputs, norm {found.norm}{radius}")
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def analyze(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained page.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers.")] = None,
+) -> None:
+    """Analyse the closed loop of a run; exit 0 when its stability is certified, 1 otherwise."""
+    import lipctrl
+    from lipctrl.cli.loop import loop_of
+
+    plant, policy = loop_of(run)
+    report = lipctrl.analyze(plant, policy)
+    _say(report.summary())
+    for path in (html, json):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            report.save(path)
+            _say(f"written to {path}")
+    raise typer.Exit(0 if report.verdict == "certified" else 1)
+
+
+@app.command()
+def plot(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    kind: Annotated[str, typer.Argument(help="What to draw; a wrong name lists them.")],
+    out: Annotated[Path | None, typer.Option(help="Picture file [RUN/KIND.png].")] = None,
+) -> None:
+    """Draw one picture of a run."""
+    from lipctrl.cli.pictures import draw
+
+    _say(f"written to {draw(run, kind, out)}")
+
+
+@app.command()
+def sweep(
+    env: Annotated[str, typer.Argument(help="Gymnasium name.")],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=V1,V2,…; names: lipschitz seed parametrization env_id algorithm steps width depth."
+        ),
+    ] = None,
+    random: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=LOW,HIGH (log-uniform) or NAME=V1,V2,V3 (choice), with --samples."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Runs of a random sweep.")] = 8,
+    algorithm: Annotated[str, typer.Option(help="apg, ppo or imitation.")] = "apg",
+    steps: Annotated[int, typer.Option(help="Environment steps of each run.")] = 200_000,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep.")] = Path("runs/sweep"),
+    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; local without it.")] = None,
+    retries: Annotated[int, typer.Option(help="Times that a run is tried again after its worker died.")] = 2,
+) -> None:
+    """Train many policies on Ray, resumable; table and Pareto front of performance against margin."""
+    from lipctrl.cli.sweeping import run_sweep
+
+    run_sweep(
+        env,
+        grid=grid or [],
+        random=random or [],
+        samples=samples,
+        algorithm=algorithm,
+        steps=steps,
+        out=out,
+        workers=workers,
+        address=address,
+        retries=retries,
+        say=_say,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run, the report and the pictures.")] = Path(
+        "demo-report"
+    ),
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A short training: for tests, not for results.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+) -> None:
+    """Balance a cart-pole better than LQR, with the same proof of stability: the whole line in one go."""
+    from lipctrl.demo import run_demo
+
+    run_demo(out, fast=fast, seed=seed)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import lipctrl
+
+    _say(lipctrl.__version__)

@@ -1,0 +1,180 @@
+"""Designs the policy for a task before training: which map, which Lipschitz budget, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipctrl.nn import LipschitzResNet
+from lipctrl.policies import LipschitzPolicy, ResidualPolicy
+from lipctrl.runs.guarantee import StabilityGuarantee
+from lipctrl.training.environments import Task, find_task
+from lipctrl.training.experts import lqr_gain
+from lipctrl.training.rollout import measure_observation_scale
+from lipctrl.training.seeds import split_seed
+
+# A residual uses this share of the stability radius, so that a margin is left to certify.
+RADIUS_SHARE = 0.9
+# Without a linearisation to compute a radius from: action limits per unit of scaled observation.
+FREE_SHARE = 5.0
+
+
+@dataclass(frozen=True)
+class Design:
+    """A policy with new weights, what proves its loop (if anything does), and the reasons in words."""
+
+    policy: LipschitzPolicy | ResidualPolicy
+    guarantee: StabilityGuarantee | None
+    reasons: tuple[str, ...]
+
+
+def output_gain(plant: Any) -> np.ndarray:
+    """Return the LQR gain K (m, p) on *observations*, u = -K y, of a plant whose observation determines its state.
+
+    Raises
+    ------
+    ValueError
+        When the linearised observation does not determine the state.
+    """
+    state_gain, C = lqr_gain(plant), np.asarray(plant.linearize().C)
+    if np.linalg.matrix_rank(C) < plant.state_size:
+        raise ValueError(
+            f"{plant.name}: {C.shape[0]} observations do not determine {plant.state_size} states, so there is no "
+            "static LQR gain; give a gain of your own, or train a plain policy (--policy plain)"
+        )
+    # Rounded to the precision in which the policy runs: the centre that is analysed is the one that acts.
+    return (state_gain @ np.linalg.pinv(C)).astype(np.float32).astype(np.float64)
+
+
+def observes_linearly(plant: Any) -> bool:
+    """Whether the observation is the linear function C x of the state, so that u = -K y is the LQR law everywhere."""
+    C = torch.as_tensor(np.asarray(plant.linearize().C))
+    states = torch.randn(
+        (16, plant.state_size), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    return bool(torch.allclose(plant.observe(states), states @ C.mT))
+
+
+def design_policy(
+    task: Task,
+    *,
+    lipschitz: float | str = "auto",
+    kind: str = "auto",
+    parametrization: str = "lossless",
+    width: int = 32,
+    depth: int = 2,
+    activation: Any = "relu",
+    seed: int = 0,
+) -> Design:
+    """Build a policy whose certified bound is exactly what was asked for, with every wrapper counted.
+
+    Parameters
+    ----------
+    lipschitz : the bound in action units per observation unit: of the residual for a residual policy (then "auto" is
+        0.9 of the stability radius of the linearised plant with its LQR gain), of the whole policy for a plain one
+        (then "auto" lets a unit of scaled observation move the action by five times its limit).
+    kind : "residual", "plain", or "auto": residual where the plant observes its state linearly.
+
+    Raises
+    ------
+    ValueError
+        When a residual is asked for and no stabilising gain exists, or the budget reaches the stability radius.
+    """
+    if kind not in ("auto", "residual", "plain"):
+        raise ValueError(f"policy is {kind!r}; expected auto, residual or plain")
+    if isinstance(lipschitz, str) and lipschitz != "auto":
+        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive number or 'auto'")
+    if not isinstance(lipschitz, str) and not (np.isfinite(lipschitz) and lipschitz > 0.0):
+        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number or 'auto'")
+    plant = task.plant
+    if kind == "residual" and plant is None:
+        raise ValueError(
+            f"{task.env_id} has no linearisation here, so no residual policy can be designed; use a plain one"
+        )
+    residual = kind == "residual" or (kind == "auto" and plant is not None and observes_linearly(plant))
+    streams = split_seed(seed)
+    scale = _observation_scale(task, streams["simulator"])
+    reasons: list[str] = []
+    guarantee = None
+    if residual:
+        gain = output_gain(plant)
+        guarantee = StabilityGuarantee.of(plant.linearize(), gain)
+        budget = RADIUS_SHARE * guarantee.radius if lipschitz == "auto" else float(lipschitz)
+        if not budget < guarantee.radius:
+            raise ValueError(
+                f"lipschitz is {budget:g}, not below the stability radius {guarantee.radius:.6g} of {task.env_id} with "
+                "its LQR gain; no stability could be certified. Give less, or 'auto'"
+            )
+        reasons.append(
+            f"residual policy u = -K y + φ(y), Lip φ ≤ {budget:.6g} < {guarantee.radius:.6g}, "
+            "the stability radius of the linearised plant with its LQR gain K"
+        )
+        bound = budget * float(scale.min())
+    else:
+        limit = task.action_limit[np.isfinite(task.action_limit)]
+        free = FREE_SHARE * float(limit.max(initial=0.0) or 1.0)
+        bound = free if lipschitz == "auto" else float(lipschitz) * float(scale.min())
+        reasons.append(
+            f"plain policy u = φ(y), Lip φ ≤ {bound / scale.min():.6g} (observation scale counted)"
+        )
+    # torch draws initial weights from its global generator: seeded inside, restored outside.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams["network"])
+        network = LipschitzResNet(
+            task.observation_size,
+            task.action_size,
+            lipschitz=bound,
+            width=width,
+            depth=depth,
+            parametrization=parametrization,
+            activation=activation,
+        )
+    limits = task.action_limit if np.isfinite(task.action_limit).all() else None
+    if residual:
+        policy = ResidualPolicy(gain, network, observation_scale=scale, action_limits=limits)
+        return Design(policy, guarantee, tuple(reasons))
+    return Design(
+        LipschitzPolicy(network, observation_scale=scale, action_limits=limits), None, tuple(reasons)
+    )
+
+
+def build_policy(
+    env_id: str,
+    *,
+    lipschitz: float | str = "auto",
+    kind: str = "auto",
+    parametrization: str = "lossless",
+    width: int = 32,
+    depth: int = 2,
+    activation: Any = "relu",
+    env_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> LipschitzPolicy | ResidualPolicy:
+    """Return the policy of `design_policy` for an environment's name.
+
+    Examples
+    --------
+    >>> policy = build_policy("lipctrl/Pendulum-v0", width=8)
+    >>> type(policy).__name__
+    'ResidualPolicy'
+    """
+    return design_policy(
+        find_task(env_id, env_options),
+        lipschitz=lipschitz,
+        kind=kind,
+        parametrization=parametrization,
+        width=width,
+        depth=depth,
+        activation=activation,
+        seed=seed,
+    ).policy
+
+
+def _observation_scale(task: Task, seed: int) -> np.ndarray:
+    """Return powers of two near the size of each observation: they scale without rounding."""
+    size = measure_observation_scale(task, seed)
+    return 2.0 ** np.round(np.log2(size))

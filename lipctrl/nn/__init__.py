@@ -16,11 +16,14 @@ from lipctrl.nn.compose import (
 from lipctrl.nn.explicit import Explicit
 from lipctrl.nn.gershgorin import GershgorinBlock
 from lipctrl.nn.implicit import ImplicitBlock
+from lipctrl.nn.ldlt import LDLTBlock
 from lipctrl.nn.lossless import LosslessBlock
 from lipctrl.nn.module import CertifiedModule
 from lipctrl.nn.orthogonal import OrthogonalLinear
 from lipctrl.nn.recursive import Recursive
 from lipctrl.nn.resnet import LipschitzResNet
+from lipctrl.nn.sandwich import SandwichLayer
+from lipctrl.nn.sll import AOLLayer, SLLBlock
 from lipctrl.nn.unrolled import UnrolledISTA
 
 __all__ = [
@@ -29,6 +32,10 @@ __all__ = [
     "LipschitzResNet",
     "LosslessBlock",
     "GershgorinBlock",
+    "LDLTBlock",
+    "SandwichLayer",
+    "SLLBlock",
+    "AOLLayer",
     "OrthogonalLinear",
     "ImplicitBlock",
     "UnrolledISTA",

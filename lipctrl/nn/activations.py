@@ -125,3 +125,22 @@ def unit_slopes(spec: Spec) -> Activation:
     if sigma.lower == sigma.upper:
         return sigma
     return activation({"name": "averaged", "activation": sigma.to_dict()})
+
+
+def grouped(spec: Spec, width: int) -> Activation:
+    """Return the activation of a layer of `width` neurons, which must hold whole groups.
+
+    Raises
+    ------
+    ValueError
+        When the width is not a multiple of the group.
+    """
+    sigma = activation(spec)
+    if width % sigma.group:
+        raise ValueError(f"{width} neurons; {sigma.name} needs a multiple of {sigma.group}")
+    return sigma
+
+
+def short(sigma: Activation) -> str | dict[str, Any]:
+    """Return the name of an activation without parameters, the table of one with."""
+    return sigma.to_dict() if sigma.params else sigma.name

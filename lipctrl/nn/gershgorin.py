@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipctrl.activations import activation
-from lipctrl.nn.activations import Spec
+from lipctrl.activations import Activation
+from lipctrl.nn.activations import Spec, grouped, short
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
 from lipctrl.nn.lossless import bounded_exp
 from lipctrl.nn.module import CertifiedModule, positive, positive_gain
@@ -159,14 +159,14 @@ class GershgorinBlock(CertifiedModule):
         self.inner_depth, self.scaled = positive("inner_depth", inner_depth), bool(scaled)
         if depth > 1 and in_features != out_features:
             raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
-        self.activation = _activation(activation, width)
+        self.activation = grouped(activation, width)
         n = self.inner_depth
         eye = torch.eye(out_features, in_features)
         self.skip = nn.Parameter(eye.expand(depth, -1, -1).clone())
         self.read = nn.Parameter(_xavier(depth, width, in_features))
         self.inner = nn.Parameter(_xavier(depth, n - 1, width, width))
         self.write = nn.Parameter(_xavier(depth, out_features, width))
-        self.angle = nn.Parameter(torch.full((depth,), torch.pi / 4))
+        self.angle = nn.Parameter(torch.full((depth,), torch.pi / 4 / depth))
         bound = width**-0.5
         self.bias = nn.Parameter(torch.empty(depth, n, width).uniform_(-bound, bound))
         self.output_bias = nn.Parameter(torch.zeros(depth, out_features))
@@ -225,17 +225,9 @@ def _xavier(*shape: int) -> Tensor:
     return torch.randn(shape) * (2.0 / (shape[-1] + shape[-2])) ** 0.5
 
 
-def _activation(spec: Spec, width: int) -> Any:
-    sigma = activation(spec)
-    if width % sigma.group:
-        raise ValueError(f"width is {width}; {sigma.name} needs a multiple of {sigma.group}")
-    return sigma
-
-
-def _graph(block: Sequence[Any], sigma: Any, gain: float, witness: _Witness) -> Neurons:
+def _graph(block: Sequence[Any], sigma: Activation, gain: float, witness: _Witness) -> Neurons:
     a, b, c, bias, output_bias = block
-    spec = sigma.to_dict() if sigma.params else sigma.name
-    layers = tuple(NeuronLayer({l: w}, d, spec) for l, (w, d) in enumerate(zip(c, bias, strict=True)))
+    layers = tuple(NeuronLayer({l: w}, d, short(sigma)) for l, (w, d) in enumerate(zip(c, bias, strict=True)))
     return Neurons(layers, {0: a, len(c): b}, output_bias, gain, witness, a.shape[-1])
 
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lipctrl.activations import Activation
-from lipctrl.nn.activations import Spec, unit_slopes
+from lipctrl.nn.activations import Spec, grouped, short, unit_slopes
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
 from lipctrl.nn.module import CertifiedModule, positive, positive_gain
 from lipctrl.nn.orthogonal import Semiorthogonal
@@ -52,7 +51,8 @@ class LosslessBlock(CertifiedModule):
     inner_depth : the number n of inner layers.
     activation : any name or table of `lipctrl.activations`; it enters in its form with slopes [0, 1].
     depth : so many equal blocks in series, folded in one batch; needs in_features == out_features.
-    mixing : initial size of the Cayley argument of M, relative to Xavier's; small values start near y = e_1.
+    spread : initial share of what leaves the skip path, see `Semiorthogonal`. Near 0 the block starts as an
+        orthogonal residual layer y ≈ A(v - 2Qᵀσ(Qv)) that loses nothing at any depth.
 
     Examples
     --------
@@ -71,7 +71,7 @@ class LosslessBlock(CertifiedModule):
         inner_depth: int = 1,
         activation: Spec = "relu",
         depth: int = 1,
-        mixing: float = 1.0,
+        spread: float = 1.0,
     ) -> None:
         super().__init__(in_features, out_features)
         self.lipschitz = positive_gain(lipschitz)
@@ -79,15 +79,11 @@ class LosslessBlock(CertifiedModule):
         self.inner_depth = positive("inner_depth", inner_depth)
         if depth > 1 and in_features != out_features:
             raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
-        self.activation = unit_slopes(activation)
-        if width % self.activation.group:
-            raise ValueError(
-                f"width is {width}; {self.activation.name} needs a multiple of {self.activation.group}"
-            )
+        self.activation = grouped(unit_slopes(activation), width)
         n = self.inner_depth
-        self.first = Semiorthogonal(width, in_features + width, batch=(depth,))
+        self.first = Semiorthogonal(width, in_features + width, batch=(depth,), spread=spread)
         self.following = Semiorthogonal(width, 2 * width, batch=(depth, n - 1)) if n > 1 else None
-        self.mix = Semiorthogonal(out_features, in_features + n * width, batch=(depth,), scale=mixing)
+        self.mix = Semiorthogonal(out_features, in_features + n * width, batch=(depth,), spread=spread)
         bound = 1.0 / math.sqrt(width)
         self.bias = nn.Parameter(torch.empty(depth, n, width).uniform_(-bound, bound))
         self.output_bias = nn.Parameter(torch.zeros(depth, out_features))
@@ -139,7 +135,7 @@ def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
         if carried is not None:
             carried = carried * scale[:, :-1, None, :] / scale[:, 1:, :, None]
     # Unbound once each: slicing a batch block by block costs a kernel a slice in the backward pass.
-    sigma = block.activation.to_dict() if block.activation.params else block.activation.name
+    sigma = short(block.activation)
     through = [c.unbind(0) for c in carried.unbind(0)] if carried is not None else [()] * block.depth
     columns = zip(
         read.unbind(0),
@@ -160,20 +156,20 @@ def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
             {0: y0, **dict(enumerate(ys.unbind(0), start=1))},
             d,
             gain,
-            _Witness(gain, psi),
+            ScaleWitness(gain, psi),
             p,
         )
         for c1, cs, bias, y0, ys, d, psi in columns
     ]
 
 
-class _Witness:
-    """The multipliers of a lossless block: λ = L ψ², constant 1 where Ψ is absent."""
+class ScaleWitness:
+    """The multipliers λ_l = L ψ_l² of exact blocks, ψ = 1 where Ψ is absent; `scale` is (n, h) or None."""
 
     def __init__(self, gain: float, scale: Tensor | None) -> None:
         self.gain, self.scale = gain, scale
 
-    def __call__(self, layers: Sequence[Layer], output: Output) -> Sequence[Any]:
+    def __call__(self, layers: Sequence[Layer], output: Output) -> Sequence[np.ndarray]:
         if self.scale is None:
             return [np.full(len(layer.bias), self.gain) for layer in layers]
         return list(self.gain * numbers(self.scale) ** 2)

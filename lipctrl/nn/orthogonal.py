@@ -7,16 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipctrl.nn.explicit import Affine, Explicit
+from lipctrl.nn.explicit import Affine, Explicit, reserved
 from lipctrl.nn.module import CertifiedModule, positive
 
 
 def cayley(free: Tensor) -> Tensor:
     """Return a tall matrix Q with QᵀQ ⪯ I, and QᵀQ = I up to rounding, for any free (..., m, n), m ≥ n.
 
-    With free = [X; Y], X square and Z = X - Xᵀ + YᵀY:  Q = [(I+Z)⁻¹(I-Z); -2Y(I+Z)⁻¹]. The symmetric part of I + Z is at
-    least I, so the inverse always exists. Rounding makes Q slightly expansive, by up to about u·‖I+Z‖; Q is
-    divided by one plus a bound of that, so that it is a contraction in exact arithmetic.
+    With free = [X; Y], X square and Z = X - Xᵀ + YᵀY:  Q = [(I+Z)⁻¹(I-Z); -2Y(I+Z)⁻¹]. The symmetric part of
+    I + Z is at least I, so the inverse always exists. Rounding makes Q slightly expansive, by up to about
+    u·‖I+Z‖; Q is divided by one plus a bound of that, so that it is a contraction in exact arithmetic.
 
     Source: Trockman & Kolter 2021, "Orthogonalizing convolutional layers with the Cayley transform", section 3;
     the tall form is Wang & Manchester 2023, "Direct parameterization of Lipschitz-bounded deep networks", eq. (18).
@@ -48,13 +48,25 @@ class Semiorthogonal(nn.Module):
     Parameters
     ----------
     scale : initial α relative to ‖X‖_F of a Xavier-normal X. Small values start near [I 0].
+    spread : initial size of the part of X below its square, relative to Xavier's. Small values start with a
+        random orthogonal square and little beyond it.
     """
 
-    def __init__(self, rows: int, columns: int, *, batch: tuple[int, ...] = (), scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        *,
+        batch: tuple[int, ...] = (),
+        scale: float = 1.0,
+        spread: float = 1.0,
+    ) -> None:
         super().__init__()
         self.rows, self.columns = positive("rows", rows), positive("columns", columns)
         tall, short = max(rows, columns), min(rows, columns)
-        self.weight = nn.Parameter(torch.randn(*batch, tall, short) * math.sqrt(2.0 / (tall + short)))
+        weight = torch.randn(*batch, tall, short) * math.sqrt(2.0 / (tall + short))
+        weight[..., short:, :] *= spread
+        self.weight = nn.Parameter(weight)
         self.alpha = nn.Parameter(
             scale * torch.linalg.vector_norm(self.weight.detach(), dim=(-2, -1), keepdim=True)
         )
@@ -99,6 +111,4 @@ class OrthogonalLinear(CertifiedModule):
 
     def fold(self) -> Explicit:
         weight = self.direction.matrix()
-        # One more unit for the product with L itself, and one for the proof.
-        gain = self.lipschitz * (1.0 - 4.0 * torch.finfo(weight.dtype).eps)
-        return Affine(gain * weight, self.bias)
+        return Affine(self.lipschitz * reserved(weight.dtype, 1) * weight, self.bias)

@@ -10,23 +10,70 @@ from torch import Tensor, nn
 
 from lipctrl.activations import activation as read_activation
 from lipctrl.nn.activations import Spec
+from lipctrl.nn.compose import Sequential
 from lipctrl.nn.explicit import Affine, Explicit, chain, reserved
 from lipctrl.nn.gershgorin import GershgorinBlock
+from lipctrl.nn.ldlt import LDLTBlock
 from lipctrl.nn.lossless import LosslessBlock
 from lipctrl.nn.module import CertifiedModule, positive, positive_gain
 from lipctrl.nn.orthogonal import Semiorthogonal
+from lipctrl.nn.sandwich import SandwichLayer
+from lipctrl.nn.sll import AOLLayer, SLLBlock
 
-# name -> (features, width, depth, inner_depth, activation) -> the blocks in series, of gain 1
-TRUNKS: dict[str, Callable[[int, int, int, int, Spec], CertifiedModule]] = {
-    "lossless": lambda n, h, d, k, s: LosslessBlock(
-        n, n, width=h, depth=d, inner_depth=k, activation=s, mixing=0.1
-    ),
-    "gershgorin": lambda n, h, d, k, s: GershgorinBlock(
-        n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=False
-    ),
-    "gershgorin-scaled": lambda n, h, d, k, s: GershgorinBlock(
-        n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=True
-    ),
+Trunk = Callable[[int, int, int, int, Spec], CertifiedModule]
+
+
+def initial_spread(depth: int) -> float:
+    """Return the share of energy that leaves the skip path at initialisation, by the number of blocks.
+
+    Each block may lose up to a fraction of the order of spread² of the gradient: 8/depth keeps the gradient of a
+    network of any depth alive, 1 makes a shallow one more expressive from the start.
+    """
+    return min(1.0, 8.0 / depth)
+
+
+def _lossless(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+    return LosslessBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, spread=initial_spread(d))
+
+
+def _gershgorin(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+    return GershgorinBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=False)
+
+
+def _gershgorin_scaled(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+    return GershgorinBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=True)
+
+
+def _ldlt(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+    return LDLTBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, spread=initial_spread(d))
+
+
+def _sandwich(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+    return SandwichLayer(n, n, depth=d * k, activation=s)
+
+
+def _sll(norm: str) -> Trunk:
+    def build(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+        return SLLBlock(n, n, width=h, depth=d * k, activation=s, norm=norm)
+
+    return build
+
+
+def _aol(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+    return Sequential(*(AOLLayer(n, n, activation=s) for _ in range(d * k)))
+
+
+# name -> (features, width, depth, inner_depth, activation) -> blocks in series of gain 1. Parametrisations without
+# inner layers of their own take depth · inner_depth blocks.
+TRUNKS: dict[str, Trunk] = {
+    "lossless": _lossless,
+    "gershgorin": _gershgorin,
+    "gershgorin-scaled": _gershgorin_scaled,
+    "ldlt": _ldlt,
+    "sandwich": _sandwich,
+    "sll": _sll("sll"),
+    "cpl": _sll("cpl"),
+    "aol": _aol,
 }
 
 

@@ -1,0 +1,300 @@
+"""A policy as one graph of neurons: what a structured loop inequality needs to know about it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lipctrl.activations import Activation, activation
+from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.arithmetic import Enclosure
+from lipctrl.certificate import Certificate
+from lipctrl.rules.neurons import read_graph
+
+# A signal is an affine function of the observation (key 0), of the outputs of layer l (key l) and of 1.
+Signal = dict[int, Enclosure]
+CONSTANT = -1
+
+
+@dataclass(frozen=True)
+class PolicyGraph:
+    """Increments of a policy u = π(y): Δu = F₀Δy + F₁Δw, Δv = G₀Δy + G₁Δw, Δw = δ∘Δv, δ ∈ [lower, upper].
+
+    `f0` (m, p), `f1` (m, h), `g0` (h, p), `g1` (h, h, strictly block lower triangular) are enclosures of the
+    products of the stored weights. Neurons with the same number in `owner` share one multiplier: they are
+    coupled (GroupSort, a nested map that is known by its gain only), and the inequality
+    (Δw - lower·Δv)ᵀ(Δw - upper·Δv) ≤ 0 holds for their sum. `opaque` names the nodes that entered by their gain.
+    `f_bias` and `g_bias` complete the values u = F₀y + F₁w + f, v = G₀y + G₁w + g; `layers` lists
+    (start, stop, nonlinearity), where a map that is known by its gain alone has None.
+    """
+
+    f0: Enclosure
+    f1: Enclosure
+    g0: Enclosure
+    g1: Enclosure
+    lower: np.ndarray
+    upper: np.ndarray
+    owner: np.ndarray
+    f_bias: np.ndarray
+    g_bias: np.ndarray
+    layers: tuple[tuple[int, int, Activation | None], ...] = ()
+    opaque: tuple[str, ...] = ()
+    clipped: bool = False
+
+    @property
+    def neurons(self) -> int:
+        """Number of nonlinear channels h."""
+        return len(self.lower)
+
+    def values(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (u, v, w) at one observation (p,), in float64; ValueError where a map is known by its gain only."""
+        v = np.zeros(self.neurons)
+        w = np.zeros(self.neurons)
+        for start, stop, sigma in self.layers:
+            if sigma is None:
+                raise ValueError(
+                    f"the values of {', '.join(self.opaque)} are not known, only a gain; expected neurons"
+                )
+            v[start:stop] = (
+                self.g0.middle()[start:stop] @ y + self.g1.middle()[start:stop] @ w + self.g_bias[start:stop]
+            )
+            w[start:stop] = sigma.value(v[start:stop])
+        return self.f0.middle() @ y + self.f1.middle() @ w + self.f_bias, v, w
+
+
+class _Builder:
+    """Walks a derivation tree; linear parts are multiplied out, nonlinear ones become neurons."""
+
+    def __init__(self, with_clip: bool) -> None:
+        self.with_clip = with_clip
+        self.clipped = False
+        self.sizes: list[int] = []
+        self.drives: list[Signal] = []
+        self.lower: list[np.ndarray] = []
+        self.upper: list[np.ndarray] = []
+        self.owner: list[np.ndarray] = []
+        self.owners = 0
+        self.opaque: list[str] = []
+        self.sigmas: list[Activation | None] = []
+
+    def neurons(
+        self, drive: Signal, lower: np.ndarray, upper: np.ndarray, group: int, sigma: Activation | None
+    ) -> Signal:
+        """Append channels w = δ∘v and return w; an identity is substituted."""
+        if sigma is not None and sigma.name == "identity":
+            return drive
+        height = len(lower)
+        self.sizes.append(height)
+        self.drives.append(drive)
+        self.lower.append(lower)
+        self.upper.append(upper)
+        self.owner.append(self.owners + np.arange(height) // group)
+        self.owners += height // group
+        self.sigmas.append(sigma)
+        return {len(self.sizes): Enclosure.exact(np.eye(height))}
+
+    def black_box(self, node: Certificate, x: Signal, rows_in: int) -> Signal:
+        """Enter a map by its gain alone, padded to a square channel with one multiplier."""
+        if node.norm != "l2" or node.claim != "lipschitz" or node.region is not None:
+            raise ValueError(
+                f"the policy holds a {node.rule!r} node that is known only by a bound of another kind "
+                f"({node.claim}, {node.norm}{', on a box' if node.region is not None else ''}); expected a global "
+                "l2 Lipschitz bound. Certify the policy with lipctrl.certify(..., region=None)"
+            )
+        self.opaque.append(node.rule)
+        size = max(rows_in, node.out_features)
+        pad = Enclosure.exact(np.eye(size)[:, :rows_in])
+        bound = np.full(size, node.gain)
+        out = self.neurons(_mapped(pad, x), -bound, bound, size, None)
+        return _mapped(Enclosure.exact(np.eye(size)[: node.out_features]), out)
+
+    def run(self, node: Certificate, x: Signal) -> Signal:
+        """Return the output signal of a node whose input is x."""
+        rule = node.rule
+        if rule == "linear":
+            return _affine(_mapped(Enclosure.exact(node.weights["weight"]), x), node.weights["bias"])
+        if rule == "scaling":
+            return _scaled(x, node.weights["scale"])
+        if rule == "identity":
+            return x
+        if rule in ("series", "repeat"):
+            parts = node.parts if rule == "series" else node.parts * int(node.params["times"])
+            for part in parts:
+                x = self.run(part, x)
+            return x
+        if rule == "centered":
+            return _added(self.run(node.parts[0], x), self.run(node.parts[1], x))
+        if rule == "sum":
+            total: Signal = {}
+            for c, part in zip(node.weights["coefficients"], node.parts, strict=True):
+                total = _added(total, _scaled(self.run(part, x), np.full(node.out_features, c)))
+            return total
+        if rule == "concat":
+            return self._side_by_side(node, [x] * len(node.parts))
+        if rule == "parallel":
+            cuts = np.cumsum([0, *(p.in_features for p in node.parts)])
+            eye = np.eye(node.in_features)
+            pieces = [_mapped(Enclosure.exact(eye[a:b]), x) for a, b in itertools.pairwise(cuts)]
+            return self._side_by_side(node, pieces)
+        if rule == "activation":
+            return self._activated(activation(node.params["activation"]), node.in_features, x)
+        if rule in ("neurons", "network"):
+            return self._graph(node, x)
+        if rule == "projection":
+            value = self.run(node.parts[0], x)
+            if not self.with_clip:
+                return value
+            self.clipped = True
+            ones = np.ones(node.out_features)
+            low, high = node.weights["lower"], node.weights["upper"]
+            clip = Activation("clip", 0.0, 1.0, lambda v: np.clip(v, low, high))
+            return self.neurons(value, 0.0 * ones, ones, 1, clip)
+        return self.black_box(node, x, node.in_features)
+
+    def _side_by_side(self, node: Certificate, inputs: list[Signal]) -> Signal:
+        total: Signal = {}
+        row = 0
+        for part, x in zip(node.parts, inputs, strict=True):
+            place = np.zeros((node.out_features, part.out_features))
+            place[row : row + part.out_features] = np.eye(part.out_features)
+            row += part.out_features
+            total = _added(total, _mapped(Enclosure.exact(place), self.run(part, x)))
+        return total
+
+    def _activated(self, sigma: Activation, size: int, drive: Signal) -> Signal:
+        return self.neurons(drive, np.full(size, sigma.lower), np.full(size, sigma.upper), sigma.group, sigma)
+
+    def _graph(self, node: Certificate, x: Signal) -> Signal:
+        graph = read_graph(node)
+        signals = [x]
+        for l, (sources, part) in enumerate(zip(graph.sources[:-1], graph.nonlinear, strict=True), start=1):
+            drive = _affine(_gathered(sources, signals), graph.biases[l - 1])
+            if isinstance(part, Certificate):
+                signals.append(self.run(part, drive))
+            else:
+                signals.append(self._activated(part, graph.sizes[l], drive))
+        return _affine(_gathered(graph.sources[-1], signals), graph.biases[-1])
+
+
+def _affine(signal: Signal, bias: np.ndarray) -> Signal:
+    return _added(signal, {CONSTANT: Enclosure.exact(bias[:, None])})
+
+
+def _mapped(matrix: Enclosure, signal: Signal) -> Signal:
+    return {k: matrix @ m for k, m in signal.items()}
+
+
+def _scaled(signal: Signal, factors: np.ndarray) -> Signal:
+    if (factors == 1.0).all():
+        return signal
+    column = Enclosure.exact(factors).column()
+    return {k: column.times(m) for k, m in signal.items()}
+
+
+def _added(a: Signal, b: Signal) -> Signal:
+    return {k: a[k] + b[k] if k in a and k in b else (a[k] if k in a else b[k]) for k in {**a, **b}}
+
+
+def _gathered(sources: Any, signals: list[Signal]) -> Signal:
+    total: Signal = {}
+    for j, weight in sources.items():
+        total = _added(total, _mapped(Enclosure.exact(weight), signals[j]))
+    return total
+
+
+def assembled(rows: list[list[Enclosure]]) -> Enclosure:
+    """Assemble a block matrix of enclosures."""
+    return Enclosure(
+        np.block([[cell.middle() for cell in row] for row in rows]),
+        np.block([[cell.radius for cell in row] for row in rows]),
+    )
+
+
+def zeros(rows: int, columns: int) -> Enclosure:
+    """Return an exact zero matrix."""
+    return Enclosure.exact(np.zeros((rows, columns)))
+
+
+def policy_certificate(policy: Any) -> Certificate | IncrementalBall:
+    """Return the certificate (or the ball) of a policy object; `as_ball` checks it."""
+    if isinstance(policy, Certificate | IncrementalBall):
+        return policy
+    produce = getattr(policy, "certificate", None)
+    return produce() if callable(produce) else policy
+
+
+def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
+    """Return the neurons of a policy with their slopes; a certificate is checked before it is believed.
+
+    Parameters
+    ----------
+    policy : `IncrementalBall`, `Certificate`, or an object with `.certificate()`; sign u = π(y).
+    clip : whether an outer actuator clip enters as neurons of slopes [0, 1] (then statements hold with and
+        without saturation) or is left out (then they hold while it is inactive).
+
+    Raises
+    ------
+    ValueError
+        When a certificate does not prove its claim, or holds bounds that are not global l2 Lipschitz bounds.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import Layer, Output, neurons
+    >>> net = neurons([Layer({0: [[0.5], [0.5]]}, "tanh")], Output({1: [[1.0, 1.0]]}), [[1.0, 1.0]], 2.0, in_features=1)
+    >>> policy_graph(net).neurons
+    2
+    """
+    source = policy_certificate(policy)
+    ball = as_ball(source)
+    builder = _Builder(clip)
+    start: Signal = {0: Enclosure.exact(np.eye(ball.observations))}
+    if isinstance(source, Certificate):
+        output = builder.run(source, start)
+    else:
+        size = max(ball.actions, ball.observations)
+        bound = np.full(size, ball.radius)
+        pad = Enclosure.exact(np.eye(size)[:, : ball.observations])
+        w = builder.neurons(_mapped(pad, start), -bound, bound, size, None)
+        read = Enclosure.exact(np.eye(size)[: ball.actions])
+        output = _added(_mapped(Enclosure.exact(ball.center), start), _mapped(read, w))
+    return _finished(builder, output, ball.observations, ball.actions)
+
+
+def _finished(builder: _Builder, output: Signal, p: int, m: int) -> PolicyGraph:
+    sizes = builder.sizes
+    h = sum(sizes)
+
+    def row(signal: Signal, height: int) -> tuple[Enclosure, Enclosure]:
+        first = signal.get(0, zeros(height, p))
+        rest = [signal.get(l, zeros(height, size)) for l, size in enumerate(sizes, start=1)]
+        return first, assembled([rest]) if rest else zeros(height, 0)
+
+    f0, f1 = row(output, m)
+    rows = [row(drive, size) for drive, size in zip(builder.drives, sizes, strict=True)]
+    g0 = assembled([[r[0]] for r in rows]) if rows else zeros(0, p)
+    g1 = assembled([[r[1]] for r in rows]) if rows else zeros(0, h)
+
+    def constant(signal: Signal, height: int) -> np.ndarray:
+        return signal[CONSTANT].middle()[:, 0] if CONSTANT in signal else np.zeros(height)
+
+    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(arrays) if arrays else np.zeros(0)
+
+    stops = np.cumsum(sizes)
+    return PolicyGraph(
+        f0,
+        f1,
+        g0,
+        g1,
+        joined(builder.lower),
+        joined(builder.upper),
+        joined(builder.owner).astype(int),
+        f_bias=constant(output, m),
+        g_bias=joined([constant(d, size) for d, size in zip(builder.drives, sizes, strict=True)]),
+        layers=tuple((int(b) - a, int(b), s) for a, b, s in zip(sizes, stops, builder.sigmas, strict=True)),
+        opaque=tuple(builder.opaque),
+        clipped=builder.clipped,
+    )

@@ -1,0 +1,194 @@
+"""A linear system in feedback with slope-restricted channels, and the inequality that proves it contracting.
+
+    x⁺ (or x') = A x + B w + E r,   v = C x + D w + H r,   Δw = δ∘Δv,  δ ∈ [lower, upper],   y = Y x + Z w + J r.
+
+With V = [C D] and I_w the rows of w, every channel obeys (Δw - mΔv)(Δw - sΔv) ≤ 0, so multipliers Λ ≥ 0 and a
+matrix P ≻ 0 with
+
+    αP ⊕ 0 - [A B]ᵀP[A B] + Σ λ_i[(e_i - m_i v_i)(e_i - s_i v_i)ᵀ + transpose] ⪰ 0        (discrete time)
+
+prove ‖Δx⁺‖_P ≤ √α‖Δx‖_P for every pair of trajectories: the structured loop inequality (Fazlyab et al. 2019 and
+Yin, Seiler & Arcak 2021 in incremental form). In continuous time the first terms are -2βP ⊕ 0 - PA - AᵀP - …
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lipctrl.analysis.loop import MidRad
+from lipctrl.analysis.plant import Realization
+from lipctrl.analysis.policy_graph import PolicyGraph, assembled, zeros
+from lipctrl.arithmetic import Enclosure
+from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
+
+
+@dataclass(frozen=True)
+class SlopeLoop:
+    """The matrices of the loop above, as enclosures, with the slopes and owners of the channels."""
+
+    a: Enclosure
+    b: Enclosure
+    c: Enclosure
+    d: Enclosure
+    e: Enclosure
+    h: Enclosure
+    y: Enclosure
+    z: Enclosure
+    j: Enclosure
+    lower: np.ndarray
+    upper: np.ndarray
+    owner: np.ndarray
+    sample_time: float
+
+    @property
+    def states(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def channels(self) -> int:
+        return len(self.lower)
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.sample_time > 0.0
+
+    def with_slopes(self, lower: np.ndarray, upper: np.ndarray) -> SlopeLoop:
+        """Return the loop with other slope intervals."""
+        return replace(self, lower=np.asarray(lower, float), upper=np.asarray(upper, float))
+
+    def frozen(self, slopes: np.ndarray) -> np.ndarray:
+        """Return the state matrix for fixed slopes, unverified; a matrix of NaN where the loop is ill-posed."""
+        d = self.d.middle()
+        if self.channels == 0:
+            return self.a.middle()
+        try:
+            inner = np.linalg.solve(
+                np.eye(self.channels) - slopes[:, None] * d, slopes[:, None] * self.c.middle()
+            )
+        except np.linalg.LinAlgError:
+            return np.full(self.a.shape, np.nan)
+        return self.a.middle() + self.b.middle() @ inner
+
+
+def enclosure(value: MidRad | np.ndarray) -> Enclosure:
+    """Return the real enclosure of a matrix of the loop algebra."""
+    if isinstance(value, MidRad):
+        return Enclosure(np.real(value.mid).astype(float), value.radius())
+    return Enclosure.exact(value)
+
+
+def _times(factor: float, matrix: Enclosure) -> Enclosure:
+    return matrix if factor == 1.0 else Enclosure.exact(np.full((1, 1), factor)).times(matrix)
+
+
+def slope_loop(
+    plant: Realization, graph: PolicyGraph, *, factor: float = 1.0, fixed: np.ndarray | None = None
+) -> SlopeLoop | None:
+    """Close u = K₀y + k(π(y) - K₀y) + r around a plant; None where I - F₀D is not provably invertible.
+
+    `factor` is k and `fixed` is K₀ (zero when None, so that the whole policy is scaled). Positive feedback.
+    """
+    f0, f1 = graph.f0, _times(factor, graph.f1)
+    if factor != 1.0:
+        center = Enclosure.exact(np.zeros(f0.shape) if fixed is None else fixed)
+        f0 = center + _times(factor, f0 - center)
+    a, b, c, d = (enclosure(m) for m in (plant.a, plant.b, plant.c, plant.d))
+    well = Enclosure.exact(np.eye(plant.inputs))
+    if plant.D.any() or plant.d.rad is not None:
+        inverse = MidRad((well - f0 @ d).middle(), (well - f0 @ d).radius).inverse()
+        if inverse is None:
+            return None
+        well = enclosure(inverse)
+    by_x, by_w = well @ (f0 @ c), well @ f1
+    y_x, y_w, y_r = c + d @ by_x, d @ by_w, d @ well
+    return SlopeLoop(
+        a=a + b @ by_x,
+        b=b @ by_w,
+        c=graph.g0 @ y_x,
+        d=graph.g1 + graph.g0 @ y_w,
+        e=b @ well,
+        h=graph.g0 @ y_r,
+        y=y_x,
+        z=y_w,
+        j=y_r,
+        lower=graph.lower,
+        upper=graph.upper,
+        owner=graph.owner,
+        sample_time=plant.sample_time,
+    )
+
+
+def _weighted(left: Enclosure, weight: Enclosure, right: Enclosure) -> Enclosure:
+    return left.T @ weight.times(right)
+
+
+def loop_matrix(
+    loop: SlopeLoop, p: np.ndarray, multipliers: np.ndarray, decay: float, gain: float | None = None
+) -> Enclosure:
+    """Assemble the left side of the inequality, every rounding enclosed.
+
+    `decay` is √α in discrete time and β [1/s] in continuous time; `multipliers` has one entry a channel. With
+    `gain`, rows of r are added with the supply γ²‖Δr‖² - ‖Δy‖², which proves the incremental ℓ₂ gain γ from r to y.
+    """
+    n, h = loop.states, loop.channels
+    q = loop.e.shape[1] if gain is not None else 0
+    tail_x, tail_v, tail_y = ([m] if q else [] for m in (loop.e, loop.h, loop.j))
+    step = assembled([[loop.a, loop.b, *tail_x]])
+    state = Enclosure.exact(np.eye(n, n + h + q))
+    metric = Enclosure.exact(p)
+    rate = Enclosure.exact(np.full((1, 1), decay))
+    if loop.is_discrete:
+        total = (rate.times(rate)).times(state.T @ metric @ state) - step.T @ (metric @ step)
+    else:
+        cross = state.T @ (metric @ step)
+        twice = rate + rate
+        total = -(cross + cross.T) - twice.times(state.T @ metric @ state)
+    if h:
+        v = assembled([[loop.c, loop.d, *tail_v]])
+        w = Enclosure.exact(np.eye(h, n + h + q, n))
+        low = w - Enclosure.exact(loop.lower).column().times(v)
+        high = w - Enclosure.exact(loop.upper).column().times(v)
+        product = _weighted(low, Enclosure.exact(multipliers).column(), high)
+        total = total + product + product.T
+    if gain is not None:
+        out = assembled([[loop.y, loop.z, *tail_y]])
+        level = Enclosure.exact(np.full((1, 1), gain))
+        r = Enclosure.exact(np.eye(q, n + h + q, n + h))
+        total = total + level.times(level).times(r.T @ r) - out.T @ out
+    return total
+
+
+def prove_definite(p: np.ndarray) -> None:
+    """Prove P ≻ 0, or raise NotProvedError."""
+    floor = 2.0**-40 * float(np.abs(np.diag(p)).min(initial=np.inf))
+    if p.size == 0:
+        return
+    if not (np.isfinite(p).all() and (p == p.T).all() and floor > 0.0):
+        raise NotProvedError("the Lyapunov matrix is not symmetric, finite and positive")
+    shifted = Enclosure.exact(p) - Enclosure.exact(floor * np.eye(len(p)))
+    prove_positive_semidefinite({(0, 0): shifted}, [len(p)])
+
+
+def prove_loop(
+    loop: SlopeLoop, p: np.ndarray, multipliers: np.ndarray, decay: float, gain: float | None = None
+) -> None:
+    """Prove contraction (or the gain) of the loop from stored numbers alone, or raise NotProvedError.
+
+    Nothing about the solver that found P and Λ is assumed.
+    """
+    lam = np.asarray(multipliers, dtype=np.float64)
+    if lam.shape != (loop.channels,) or not np.isfinite(lam).all() or (lam < 0.0).any():
+        raise NotProvedError("the multipliers are not finite non-negative numbers, one a channel")
+    for k in np.unique(loop.owner):
+        if np.ptp(lam[loop.owner == k]) != 0.0:
+            raise NotProvedError("a multiplier differs between coupled channels")
+    if gain is None and not (0.0 <= decay < 1.0 if loop.is_discrete else decay > 0.0):
+        raise NotProvedError(f"the rate {decay} is not a contraction")
+    prove_definite(np.asarray(p, dtype=np.float64))
+    total = loop_matrix(loop, np.asarray(p, dtype=np.float64), lam, decay, gain)
+    prove_positive_semidefinite({(0, 0): total}, [total.shape[0]])
+
+
+__all__ = ["SlopeLoop", "enclosure", "loop_matrix", "prove_definite", "prove_loop", "slope_loop", "zeros"]

@@ -29,7 +29,12 @@ class GershgorinDiscs:
     @property
     def dominant(self) -> bool:
         """Tell whether every disc lies in the right half plane, which is what Gershgorin networks enforce."""
-        return bool((self.centers >= self.radii).all())
+        return not self.reaching_left.any()
+
+    @property
+    def reaching_left(self) -> np.ndarray:
+        """Tell which discs reach left of zero by more than rounding."""
+        return self.centers - self.radii < -1e-9 * np.abs(self.centers)
 
 
 def lmi_matrix(certificate: Certificate) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -107,7 +112,7 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
     from matplotlib.patches import Circle
 
     ax = axes_or_new(ax, (6.4, 5.2))
-    left = discs.centers - discs.radii < 0.0
+    left = discs.reaching_left
     for chosen, color, name in ((~left, SKY, "disc right of 0"), (left, FALSIFIED, "disc reaches left of 0")):
         patches = [
             Circle((c, 0.0), r) for c, r in zip(discs.centers[chosen], discs.radii[chosen], strict=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lipctrl.plots.loop_response import LoopResponse
+from lipctrl.plots.response import LoopResponse
 from lipctrl.plots.style import BLACK, CERTIFIED, FALSIFIED, GREY, Complex, axes_or_new, legend_below, styled
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One run: its `performance` (a return, larger is better), its certified `margin`, its `group` and a short `name`."""
+    """One run: `performance` (a return, larger is better), certified `margin`, its `group` and a short `name`."""
 
     performance: float
     margin: float
@@ -52,7 +52,13 @@ def pareto_plot(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Draw every run and the front of those that no other run beats in both; runs without a margin stand at the left edge."""
+    """Draw every run and the front of those that no other run beats in both.
+
+    Parameters
+    ----------
+    points : the runs; a colour and a marker a group. Runs without a margin (NaN) are not drawn, but counted.
+    performance, margin : labels of the axes with their units.
+    """
     if not points:
         raise ValueError("points is empty; expected at least one SweepPoint")
     ax = axes_or_new(ax)
@@ -72,7 +78,10 @@ def pareto_plot(
             )
     ax.margins(0.1, 0.12)
     ax.set(xlabel=margin, ylabel=performance)
-    ax.set_title(title or "Performance against margin")
+    missing = sum(bool(np.isnan(p.margin)) for p in points)
+    ax.set_title(
+        title or "Performance against margin" + (f" ({missing} runs without one)" if missing else "")
+    )
     if any(groups) or len(front) > 1:
         legend_below(ax, 3)
     return ax

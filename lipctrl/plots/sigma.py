@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lipctrl.plots.loop_response import LoopResponse
+from lipctrl.plots.response import LoopResponse
 from lipctrl.plots.style import (
     BLACK,
     CERTIFIED,

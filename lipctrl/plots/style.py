@@ -109,14 +109,15 @@ def check_axes(axes: Any, count: int) -> list[Axes]:
     return flat[:count]
 
 
-def legend_below(ax: Axes, columns: int = 1) -> None:
+def legend_below(ax: Axes, columns: int = 1, *, handles: list[Any] | None = None) -> None:
     """Put the legend under the axis labels, where it covers nothing."""
     figure = ax.get_figure(root=True)
     height = 4.0 if figure is None else ax.get_position().height * figure.get_size_inches()[1]
-    ax.legend(
-        loc="upper left", bbox_to_anchor=(-0.02, -0.62 / max(height, 1.0)), ncols=columns, frameon=False, borderaxespad=0.0,
-        handlelength=1.8, columnspacing=1.4,
-    )  # fmt: skip
+    # The axis label and the tick labels take about 0.62 inches, whatever the height of the axes.
+    anchor = (-0.02, -0.62 / max(height, 1.0))
+    look: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": anchor, "borderaxespad": 0.0}
+    look |= {"ncols": columns, "frameon": False, "handlelength": 1.8, "columnspacing": 1.4}
+    ax.legend(**look) if handles is None else ax.legend(handles=handles, **look)
 
 
 def plain_log_ticks(ax: Axes, axis: str = "y") -> None:

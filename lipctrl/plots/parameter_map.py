@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+UNPROVED = (
+    (("inconclusive",), "//", "inconclusive"),
+    (("nominally unstable", "ill-posed"), "xxxx", "nominal loop unstable or ill-posed"),
+)
+
+
 @dataclass(frozen=True)
 class RobustnessMap:
     """Margins 1/(ρ‖T‖_∞) at grid points of two parameters: `margin[i, j]` belongs to `y[i]` and `x[j]`.
 
-    `verdict[i, j]` is the word of the small-gain test. Each point is proved for exactly those parameters; nothing is claimed
-    between grid points.
+    `verdict[i, j]` is the word of the small-gain test. Each point is proved for exactly those parameters; nothing
+    is claimed between grid points.
     """
 
     x: np.ndarray
@@ -84,8 +90,7 @@ def robustness_map_plot(
     if figure is not None:
         figure.colorbar(mesh, ax=ax, label="certified margin 1/(ρ‖T‖) [ratio]")
     handles = []
-    for words, hatch, name in ((("inconclusive",), "//", "inconclusive"),
-                               (("nominally unstable", "ill-posed"), "xxxx", "nominal loop unstable or ill-posed")):  # fmt: skip
+    for words, hatch, name in UNPROVED:
         chosen = np.isin(data.verdict, words)
         if chosen.any():
             field = np.where(chosen, 1.0, np.nan)
@@ -99,7 +104,5 @@ def robustness_map_plot(
     ax.set(xlabel=label(data.names[0], data.units[0]), ylabel=label(data.names[1], data.units[1]))
     ax.set_title(title or "Where the policy is certified")
     if handles:
-        legend_below(ax, 2)
-        ax.get_legend().remove()  # type: ignore[union-attr]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=2, frameon=False)
+        legend_below(ax, 2, handles=handles)
     return ax

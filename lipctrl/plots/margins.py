@@ -54,14 +54,17 @@ def gain_sweep(
     k : positive factors; by default 49 of them around the margin.
     margin : the result of `lipctrl.incremental_gain_margin` for the same arguments, computed when None.
     """
-    from lipctrl.analysis import as_ball, as_realization, incremental_gain_margin, nominal_loop
+    from lipctrl.analysis import as_ball, as_realization, nominal_loop
 
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; expected one of {FORMS}")
     system, ball = as_realization(plant), as_ball(policy)
-    ends = incremental_gain_margin(system, ball, form=form) if margin is None else margin
-    certified = (float(ends.lower), float(ends.upper))
-    falsified = (_number(ends.falsified_lower), _number(ends.falsified_upper))
+    if margin is None:
+        from lipctrl.analysis import incremental_gain_margin
+
+        margin = incremental_gain_margin(plant, policy, form=form)
+    certified = (float(margin.lower), float(margin.upper))
+    falsified = (_number(margin.falsified_lower), _number(margin.falsified_upper))
     factors = _default_factors(certified, falsified) if k is None else np.asarray(k, dtype=np.float64)
     if factors.ndim != 1 or not (np.isfinite(factors).all() and (factors > 0.0).all()):
         raise ValueError("k must be a one-dimensional array of positive finite factors")

@@ -1,0 +1,157 @@
+"""Figures of a run folder by name: what `lipctrl plot RUN KIND` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# kind -> (what it shows, function of this file); the functions import what they need.
+RUN_FIGURES: dict[str, tuple[str, Callable[[Any], Any]]] = {}
+
+
+def _figure(kind: str, shows: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    def enter(draw: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        RUN_FIGURES[kind] = (shows, draw)
+        return draw
+
+    return enter
+
+
+def run_figure(run: Any, kind: str) -> Figure:
+    """Draw one figure of a run.
+
+    Parameters
+    ----------
+    run : what `lipctrl.load_run(path)` returns.
+    kind : a key of `RUN_FIGURES`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or a kind that this run cannot have (an environment without a linear model, a
+        plant with several inputs for a Nyquist plot); the message says what to do.
+    """
+    if kind not in RUN_FIGURES:
+        known = "; ".join(f"{name}: {shows}" for name, (shows, _) in RUN_FIGURES.items())
+        raise ValueError(f"there is no figure {kind!r}. Known are {known}")
+    axes = np.asarray(RUN_FIGURES[kind][1](run), dtype=object).ravel()
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def _plant(run: Any) -> Any:
+    from lipctrl.training import find_task
+
+    plant = find_task(run.env_id, run.config.get("env_options")).plant
+    if plant is None:
+        raise ValueError(
+            f"{run.env_id} has no differentiable plant in lipctrl_envs; use the plot functions of lipctrl.plots with "
+            "a linear model of your own"
+        )
+    return plant
+
+
+@_figure("training", "return and proved gain over environment steps")
+def training(run: Any) -> Any:
+    """Draw the training curve of a run."""
+    from lipctrl.plots.training import training_curve, training_metrics
+
+    metrics = training_metrics(run.path)
+    seen = np.isfinite(metrics.columns.get("validation_return", np.array([np.nan]))).any()
+    return training_curve(metrics, y="validation_return" if seen else "mean_return")
+
+
+@_figure("trajectories", "closed loop from many starts, with the disturbances of the environment")
+def trajectories(run: Any) -> Any:
+    """Draw closed-loop trajectories of the trained policy, beside those of its own linear part where it has one."""
+    import torch
+
+    from lipctrl.plots.trajectories import simulate_plant, trajectory_plot
+
+    plant, policy = _plant(run), run.policy
+    drawn = simulate_plant(plant, policy)
+    gain = getattr(policy, "gain", None)
+    baseline = None
+    if gain is not None:
+        linear = gain.to(torch.float64)
+        baseline = simulate_plant(plant, lambda y: -y.to(torch.float64) @ linear.T)
+    limits = {
+        name: float(limit)
+        for name, limit in zip(plant.action_names, np.ravel(plant.action_limit), strict=False)
+        if np.isfinite(limit)
+    }
+    return trajectory_plot(
+        drawn, baseline=baseline, limits=limits, names=("trained policy", "its linear part")
+    )
+
+
+def _response(run: Any) -> Any:
+    from lipctrl.plots.response import loop_response
+
+    return loop_response(_plant(run).linearize(), run.certificate)
+
+
+@_figure("nyquist", "the loop, the set that the policy's ball forbids, and its centre")
+def nyquist(run: Any) -> Axes:
+    """Draw the Nyquist plot of the linearised plant and the policy's ball."""
+    from lipctrl.plots.nyquist import nyquist_plot
+
+    return nyquist_plot(_response(run))
+
+
+@_figure("sigma", "singular values of the transformed loop with the line 1/ρ")
+def sigma(run: Any) -> Axes:
+    """Draw the singular values of T with 1/ρ."""
+    from lipctrl.plots.sigma import sigma_plot
+
+    return sigma_plot(_response(run))
+
+
+@_figure("margins", "small-gain product over the factor k, certified and falsified ends")
+def margins(run: Any) -> Axes:
+    """Draw the sweep of the incremental gain margin."""
+    from lipctrl.plots.margins import gain_sweep, gain_sweep_plot
+
+    return gain_sweep_plot(gain_sweep(_plant(run).linearize(), run.certificate))
+
+
+@_figure("poles", "closed-loop poles of the linear policies in the ball")
+def poles(run: Any) -> Axes:
+    """Draw the pole spread of the policy family."""
+    from lipctrl.plots.poles import pole_spread, pole_spread_plot
+
+    return pole_spread_plot(pole_spread(_plant(run).linearize(), run.certificate))
+
+
+@_figure("certificate", "the derivation tree of the certificate")
+def certificate(run: Any) -> Axes:
+    """Draw the certificate's tree."""
+    from lipctrl.plots.tree import tree_plot
+
+    return tree_plot(run.certificate)
+
+
+@_figure("singular-values", "singular values of every block's Jacobian")
+def singular_values(run: Any) -> Axes:
+    """Draw the singular values of the trained network's blocks."""
+    from lipctrl.plots.singular_values import block_singular_values, singular_values_plot
+
+    return singular_values_plot(block_singular_values(run.policy.network.certificate()))
+
+
+@_figure("gershgorin", "Gershgorin discs of the first block's LMI over its eigenvalues")
+def gershgorin(run: Any) -> Axes:
+    """Draw the Gershgorin discs of the first LMI of the certificate."""
+    from lipctrl.plots.gershgorin import gershgorin_discs, gershgorin_plot
+
+    node = next((c for c in run.certificate.nodes() if c.rule == "neurons"), None)
+    if node is None:
+        raise ValueError("the certificate holds no LMI over neurons; draw the kind 'certificate' instead")
+    return gershgorin_plot(gershgorin_discs(node))

@@ -302,6 +302,7 @@ def _node_from_dict(data: Any, earlier: list[Certificate]) -> Certificate:
     for key in ("in_features", "out_features"):
         _expect(type(data[key]) is int and data[key] >= 1, f"{where}: {key} is not a positive integer")
     _expect(type(data["gain"]) in (int, float), f"{where}: gain is not a number")
+    _expect(abs(data["gain"]) < 2**1024, f"{where}: gain is beyond float64")
     for key in ("params", "note"):
         _expect(isinstance(data[key], dict), f"{where}: {key} is not a table")
     parts = data["parts"]
@@ -340,7 +341,8 @@ def certificate_from_dict(data: Any) -> Certificate:
         When the data is not a certificate of this format and version.
     """
     _expect(isinstance(data, dict) and data.get("format") == FORMAT, f"this is not a {FORMAT}")
-    _expect(data.get("version") == VERSION, f"version {data.get('version')!r}; this lipctrl reads {VERSION}")
+    known = type(data.get("version")) is int and data["version"] == VERSION
+    _expect(known, f"version {data.get('version')!r}; this lipctrl reads {VERSION}")
     _expect(set(data) == {"format", "version", "digest", "nodes"}, "unknown fields beside the nodes")
     _expect(isinstance(data["nodes"], list) and len(data["nodes"]) > 0, "there are no nodes")
     nodes: list[Certificate] = []
@@ -367,6 +369,9 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except CertificateFormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        # Not UTF-8, not JSON, an integer of absurd length, or nesting beyond any certificate.
         raise CertificateFormatError(f"{path} is not JSON: {error}") from error
     return certificate_from_dict(data)

@@ -27,6 +27,9 @@ from lipctrl.rules.base import (
 )
 
 
+MOST_REPEATS = 10_000
+
+
 def _gains(parts: tuple[Certificate, ...]) -> list[Fraction]:
     return [exact(part.gain) for part in parts]
 
@@ -212,7 +215,10 @@ class Repeat(Rule):
         require_parts(node, 1)
         require_names(node, set(), set(), {"times"})
         times, part = node.params["times"], node.parts[0]
-        require(type(times) is int and times >= 1, "repeat: times is not a positive integer")
+        # The exact power has 53·times bits: a bound keeps a stranger's file from stopping the checker.
+        require(
+            type(times) is int and 1 <= times <= MOST_REPEATS, f"repeat: times is not in 1..{MOST_REPEATS}"
+        )
         require(node.region is None and part.region is None, "repeat: no regions")
         require(
             part.in_features == part.out_features == node.in_features == node.out_features,

@@ -104,6 +104,8 @@ def read_graph(node: Certificate) -> Graph:
         sizes.append(bias.size)  # type: ignore[union-attr]
         if l <= count:
             _read_activation(node, specs[l - 1], bias.size, graph)  # type: ignore[index,union-attr]
+    used = {spec["part"] for spec in specs if isinstance(spec, dict) and "part" in spec}  # type: ignore[union-attr]
+    require(used == set(range(len(node.parts))), "neurons: a part that no layer applies")
     require(set(node.weights) == expected, f"neurons: unknown weights {sorted(set(node.weights) - expected)}")
     require(sizes[-1] == node.out_features, "neurons: the output has the wrong dimension")
     graph.sizes.extend(sizes)

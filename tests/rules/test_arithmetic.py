@@ -15,7 +15,9 @@ from lipctrl.arithmetic import TINY, Dyadic, Enclosure
 DOUBLES = st.one_of(
     st.floats(-1e3, 1e3),
     st.floats(allow_nan=False, allow_infinity=False, min_value=-1e140, max_value=1e140),
-    st.sampled_from([0.0, -0.0, 1.0, 5e-324, -5e-324, 2.0**-1022, 2.0**-537, -(2.0**-538), 1e-200, 0.1, 1 / 3]),
+    st.sampled_from(
+        [0.0, -0.0, 1.0, 5e-324, -5e-324, 2.0**-1022, 2.0**-537, -(2.0**-538), 1e-200, 0.1, 1 / 3]
+    ),
 )
 
 

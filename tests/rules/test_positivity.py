@@ -45,7 +45,9 @@ def near_singular(seed: int, size: int, rank: int, shift: float, spread: float) 
     st.integers(0, 10**9),
     st.integers(1, 6),
     st.integers(1, 6),
-    st.sampled_from([0.0, 1e-17, -1e-17, 1e-16, -1e-16, 1e-15, -1e-15, 3e-15, -1e-14, 1e-12, -1e-12, 1e-8, -1e-8]),
+    st.sampled_from(
+        [0.0, 1e-17, -1e-17, 1e-16, -1e-16, 1e-15, -1e-15, 3e-15, -1e-14, 1e-12, -1e-12, 1e-8, -1e-8]
+    ),
     st.sampled_from([0.0, 3.0, 40.0]),
 )
 def test_an_indefinite_matrix_is_never_accepted(oracle, seed, size, rank, shift, spread):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
-from lipctrl.analysis.popov import PopovForm, discrete_form, popov_minimum
+from lipctrl.analysis.popov import PopovForm, popov_minimum
 from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stability
 
 
@@ -82,30 +82,25 @@ def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
         word = "is not stable" if spectrum.stability is Stability.UNSTABLE else "is not provably stable"
         note = f"the pole {_format(pole)} {word}"
         return HinfNorm(math.inf, math.inf, float(frequency), spectrum.stability, note)
-    if _is_zero(system.d) and (_is_zero(system.b) or _is_zero(system.c)):
+    if system.d.is_zero() and (system.b.is_zero() or system.c.is_zero()):
         return HinfNorm(0.0, 0.0, 0.0, Stability.STABLE, "zero system")
     if system.states == 0:
         bound = system.d.norm_bound()
         lower = min(bound, float(np.linalg.norm(system.D, 2)))
         return HinfNorm(bound, lower, 0.0, Stability.STABLE, "static gain")
-    form, shift = _gain_form(system)
-    if form is None:
-        return HinfNorm(math.inf, 0.0, 0.0, Stability.UNDECIDED, "a pole is too near ±1 for a proof")
-    return _norm_from_form(system, form, shift)
+    return _level_set_bound(system, spectrum)
 
 
-def _norm_from_form(system: Realization, form: PopovForm, shift: float) -> HinfNorm:
+def _level_set_bound(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
+    balanced, t = system.balanced()
+    form, shift = _gain_form(balanced)
+    modes = None if spectrum.modes is None else (spectrum.modes[0], spectrum.modes[1] / t[:, None])
     # The scaled form has gains of order one; -Φ = GᴴG, so a proved minimum of Φ is minus the squared norm.
-    sampled = popov_minimum(form, 0.0, ladder=())
-    guess = math.sqrt(max(-sampled.upper, 0.0))
-    floor = 1e-12
-    result = popov_minimum(form, max(guess * guess, floor), start=(sampled.variable,))
-    for _ in range(4):
-        if math.isfinite(result.lower):
-            break
-        floor *= 1e3
-        result = popov_minimum(form, max(guess * guess, floor), start=(sampled.variable,))
-    omega = abs(form.frequency(result.variable))
+    result = popov_minimum(form, 0.0, modes=modes, tightest=2e-9, loosest=1e3)
+    if not math.isfinite(result.lower):
+        # A gain near zero, as of modes that cancel: bound it on the scale of the data instead.
+        result = popov_minimum(form, 1.0, modes=modes, tightest=1e-24, loosest=1.0)
+    omega = abs(result.frequency)
     lower = float(np.linalg.norm(system.response(omega), 2))
     if not math.isfinite(result.lower):
         note = "the level-set test could not be proved at any level; rescale or reduce the model"
@@ -115,28 +110,20 @@ def _norm_from_form(system: Realization, form: PopovForm, shift: float) -> HinfN
     return HinfNorm(value, min(lower, value), omega, Stability.STABLE, "level set proved")
 
 
-def _gain_form(system: Realization) -> tuple[PopovForm | None, float]:
+def _gain_form(system: Realization) -> tuple[PopovForm, float]:
     """Return the Popov form of -GᴴG scaled to order one, and the power of two that scaled G."""
-    c, d = system.c, system.d
-    size = max(float(np.abs(system.B).max()), 0.0)
+    size = float(np.abs(system.B).max())
     shift_b = 1.0 if size == 0.0 else 2.0 ** -round(math.log2(size))
-    b = system.b.scaled(shift_b)
-    d = d.scaled(shift_b)
+    b, d = system.b.scaled(shift_b), system.d.scaled(shift_b)
     peak = max(float(np.abs(system.C).max()), float(np.abs(d.mid).max()))
     shift_c = 1.0 if peak == 0.0 else 2.0 ** -round(math.log2(peak))
-    c, d = c.scaled(shift_c), d.scaled(shift_c)
-    q, s, r = -(c.H @ c), -(c.H @ d), -(d.H @ d)
-    shift = shift_b * shift_c
-    if not system.is_discrete:
-        return PopovForm(system.a, b, q, s, r), shift
-    return discrete_form(system.a, b, q, s, r, system.sample_time), shift
-
-
-def _is_zero(matrix: MidRad) -> bool:
-    return not matrix.mid.any() and (matrix.rad is None or not matrix.rad.any())
+    scaled = replace(system, b=b, c=system.c.scaled(shift_c), d=d.scaled(shift_c))
+    outputs, inputs = system.outputs, system.inputs
+    weights = -MidRad.eye(outputs), MidRad.zeros(outputs, inputs), MidRad.zeros(inputs, inputs)
+    return PopovForm(scaled, *weights), shift_b * shift_c
 
 
 def _format(pole: complex) -> str:
     if pole.imag == 0.0:
-        return f"{pole.real:.6g}"
-    return f"{pole.real:.6g} ± {abs(pole.imag):.6g}j"
+        return f"{pole.real + 0.0:.6g}"
+    return f"{pole.real + 0.0:.6g} ± {abs(pole.imag):.6g}j"

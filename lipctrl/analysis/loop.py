@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import as_ball
 from lipctrl.analysis.hinf import HinfNorm, bounded_norm
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from lipctrl.analysis.midrad import UNIT, MidRad, block
 
@@ -64,12 +65,28 @@ class Realization:
         """Nyquist frequency π/dt [rad/s] in discrete time, inf in continuous time."""
         return math.pi / self.sample_time if self.is_discrete else math.inf
 
+    def balanced(self) -> tuple[Realization, np.ndarray]:
+        """Return the same system in states x̃ = x/t that equilibrate A, and t (powers of two: no rounding)."""
+        if self.states == 0:
+            return self, np.ones(0)
+        _, (t, _) = scipy.linalg.matrix_balance(self.A, permute=False, separate=True)
+        rows, columns = 1.0 / t[:, None], t[None, :]
+
+        def scaled(matrix: MidRad, factor: np.ndarray) -> MidRad:
+            return MidRad(matrix.mid * factor, None if matrix.rad is None else matrix.rad * factor)
+
+        a, b, c = scaled(self.a, rows * columns), scaled(self.b, rows), scaled(self.c, columns)
+        return replace(self, a=a, b=b, c=c), t
+
+    def point(self, omega: Any) -> Any:
+        """Return jω, or e^{jω·dt} in discrete time, for one frequency or an array of them [rad/s]."""
+        return np.exp(1j * omega * self.sample_time) if self.is_discrete else 1j * np.asarray(omega)
+
     def response(self, omega: float) -> np.ndarray:
         """Return the frequency response at omega [rad/s], shape (outputs, inputs), unverified float64."""
         if self.states == 0 or math.isinf(omega):
             return self.D.astype(np.complex128)
-        point = np.exp(1j * omega * self.sample_time) if self.is_discrete else 1j * omega
-        pencil = point * np.eye(self.states) - self.A
+        pencil = self.point(omega) * np.eye(self.states) - self.A
         return self.C @ np.linalg.solve(pencil, self.B.astype(np.complex128)) + self.D
 
 

@@ -1,299 +1,325 @@
 """The smallest eigenvalue of a Popov function over all frequencies, bounded from below with proof.
 
-A Popov function is Φ(jω) = [X; I]ᴴ [Q S; Sᴴ R] [X; I] with X = (jωI - A)⁻¹B. H∞ norms (Φ = -GᴴG), positive
-realness, the circle criterion and every margin of this package ask the same question: for which c is
-Φ(jω) ≻ cI at all ω? Where A has no eigenvalue on the imaginary axis, the answer is yes exactly if
-R ≻ cI and the Hamiltonian matrix
+A Popov function is Φ(ω) = [X; I]ᴴ [Q S; Sᴴ R] [X; I] with X = (λI - A)⁻¹B, λ = jω (discrete: e^{jωdt}), here given by
+weights on the outputs and inputs of a system. H∞ norms
+(Φ = -GᴴG), positive realness, the circle criterion and every margin of this package ask the same question:
+for which c is Φ(ω) ≻ cI at all ω? Where A has no eigenvalue on the boundary (imaginary axis, unit circle), the
+answer is yes exactly if R ≻ cI (discrete: Φ ≻ cI at one frequency) and the pencil
 
-    H_c = [A - BR_c⁻¹Sᴴ, -BR_c⁻¹Bᴴ;  -Q + SR_c⁻¹Sᴴ, -(A - BR_c⁻¹Sᴴ)ᴴ],   R_c = R - cI,
+    [A 0 B; -Q -Aᴴ -S; Sᴴ Bᴴ R-cI] - λ·diag(I, I, 0)      (continuous)
+    [A 0 B; -Q I -S; Sᴴ 0 R-cI] - λ·[I 0 0; 0 Aᴴ 0; 0 -Bᴴ 0]   (discrete)
 
-has no eigenvalue on it (Boyd, Balakrishnan & Kabamba 1989; Bruinsma & Steinbuch 1990). Here that is *proved*:
-H_c is assembled with rounding radii and its eigenvalues are enclosed in discs that miss the axis.
-Discrete time is mapped to continuous time by the Cayley transformation, which leaves Φ unchanged.
+has no eigenvalue on the boundary (Boyd, Balakrishnan & Kabamba 1989; Bruinsma & Steinbuch 1990). Here that is
+*proved*: the eigenvalues are enclosed in discs that miss the boundary. The discrete pencil is first mapped
+by λ = (1+s)/(1-s), so that the boundary is the imaginary axis and no eigenvalue is infinite.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg
 
-from lipctrl.analysis.midrad import MidRad, block, smallest_eigenvalue_bound
-from lipctrl.analysis.spectrum import Discs, eigenvalue_discs
+from lipctrl.analysis.discs import Discs, pencil_discs
+from lipctrl.analysis.kyp import kyp_proof
+from lipctrl.analysis.midrad import UNIT, MidRad, block, smallest_eigenvalue_bound
+from lipctrl.analysis.plant import Realization
+from lipctrl.analysis.sweep import ModalSweep, Modes
 
-# Relative gaps between the best sample and the level that is proved, tried in this order.
-LADDER = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+# Up to this many states a Riccati equation is affordable as a second way to a proof.
+_KYP_STATES = 40
 
 
 @dataclass(frozen=True)
 class PopovForm:
-    """A Popov function in continuous time; `flip` and `sample_time` tell how frequencies map back."""
+    """Φ = [G; I]ᴴ [yy yu; yuᴴ uu] [G; I] for a system G: the weights of its outputs and inputs."""
 
-    a: MidRad
-    b: MidRad
-    q: MidRad
-    s: MidRad
-    r: MidRad
-    sample_time: float = 0.0
-    flip: bool = False
+    system: Realization
+    yy: MidRad
+    yu: MidRad
+    uu: MidRad
 
-    def value(self, nu: float) -> np.ndarray:
-        """Return Φ(jν), Hermitian, in unverified float64; ν = inf gives R."""
-        if math.isinf(nu) or self.a.shape[0] == 0:
-            return self.r.mid
-        pencil = 1j * nu * np.eye(self.a.shape[0]) - self.a.mid
+    @cached_property
+    def q(self) -> MidRad:
+        return self.system.c.H @ self.yy @ self.system.c
+
+    @cached_property
+    def s(self) -> MidRad:
+        return self.system.c.H @ (self.yy @ self.system.d + self.yu)
+
+    @cached_property
+    def r(self) -> MidRad:
+        d = self.system.d
+        cross = d.H @ self.yu
+        return d.H @ self.yy @ d + cross + cross.H + self.uu
+
+    @property
+    def states(self) -> int:
+        return self.system.states
+
+    @property
+    def size(self) -> int:
+        return self.system.inputs
+
+    @cached_property
+    def two_sided(self) -> bool:
+        """Whether Φ(-ω) is not simply the conjugate of Φ(ω)."""
+        system = self.system
+        data = (system.a, system.b, system.c, system.d, self.yy, self.yu, self.uu)
+        return any(np.iscomplexobj(m.mid) for m in data)
+
+    def of_response(self, g: np.ndarray) -> np.ndarray:
+        """Return Φ for frequency responses G of shape (..., p, m), unverified."""
+        gh = g.conj().swapaxes(-1, -2)
+        cross = gh @ self.yu.mid
+        return gh @ (self.yy.mid @ g) + cross + cross.conj().swapaxes(-1, -2) + self.uu.mid
+
+    def lowest(self, omega: float) -> float:
+        """Return λ_min(Φ(ω)), unverified; inf where it cannot be evaluated."""
         try:
-            x = np.linalg.solve(pencil, self.b.mid.astype(np.complex128))
+            value = self.of_response(self.system.response(omega))
         except np.linalg.LinAlgError:
-            return np.full(self.r.shape, -np.inf)
-        cross = x.conj().T @ self.s.mid
-        return x.conj().T @ self.q.mid @ x + cross + cross.conj().T + self.r.mid
-
-    def lowest(self, nu: float) -> float:
-        """Return the smallest eigenvalue of Φ(jν), unverified."""
-        value = self.value(nu)
-        if not np.isfinite(value).all():
-            return -math.inf
-        return float(np.linalg.eigvalsh(value)[0])
-
-    def frequency(self, nu: float) -> float:
-        """Map the variable ν to a frequency in rad/s (the Cayley map in discrete time)."""
-        if self.sample_time == 0.0:
-            return nu
-        angle = 2.0 * math.atan(nu)
-        if self.flip:
-            angle = math.copysign(math.pi, angle) - angle if angle != 0.0 else math.pi
-        return angle / self.sample_time
-
-    def variable(self, omega: float) -> float:
-        """Map a frequency in rad/s to the variable ν."""
-        if self.sample_time == 0.0:
-            return omega
-        angle = omega * self.sample_time
-        if self.flip:
-            angle = math.copysign(math.pi, angle) - angle if angle != 0.0 else math.pi
-        return math.inf if abs(abs(angle) - math.pi) < 1e-15 else math.tan(angle / 2.0)
-
-
-def discrete_form(
-    a: MidRad, b: MidRad, q: MidRad, s: MidRad, r: MidRad, sample_time: float
-) -> PopovForm | None:
-    """Return the continuous-time form of a discrete Popov function, or None if A has an eigenvalue at ±1.
-
-    With z = (1+σ)/(1-σ):  (zI-A)⁻¹B = F(σI-A_c)⁻¹B_c + G, where B_c = (I+A)⁻¹B, A_c = (I+A)⁻¹(A-I),
-    F = 2(I+A)⁻¹ and G = -(I+A)⁻¹B. When I - A is the better conditioned of the two, z → -z comes first.
-    """
-    n = a.shape[0]
-    if n == 0:
-        return PopovForm(a, b, q, s, r, sample_time)
-    eye = MidRad.eye(n)
-    flip = _smallest_singular_value(eye.mid + a.mid) < _smallest_singular_value(eye.mid - a.mid)
-    if flip:
-        a, b = -a, -b
-    inverse = (eye + a).inverse()
-    if inverse is None:
-        return None
-    twice = inverse.scaled(2.0)
-    b_c = inverse @ b
-    # A_c = I - 2(I+A)⁻¹ avoids a second product.
-    a_c = eye - twice
-    qg = q @ b_c
-    r_c = r + b_c.H @ qg - (b_c.H @ s + s.H @ b_c)
-    return PopovForm(a_c, b_c, twice.H @ q @ twice, twice.H @ (s - qg), r_c, sample_time, flip)
-
-
-def _smallest_singular_value(matrix: np.ndarray) -> float:
-    return float(np.linalg.svd(matrix, compute_uv=False)[-1])
+            return math.inf
+        return float(np.linalg.eigvalsh(value)[0]) if np.isfinite(value).all() else math.inf
 
 
 @dataclass(frozen=True)
 class LevelTest:
-    """Whether Φ ≻ cI is proved; if not, the frequencies ν at which it may fail."""
+    """Whether Φ ≻ cI is proved; if not, the frequencies ± radii [rad/s] where it may fail."""
 
     proved: bool
     crossings: np.ndarray
     radii: np.ndarray
 
 
+_NOTHING = LevelTest(False, np.zeros(0), np.zeros(0))
+
+
 def level_test(form: PopovForm, level: float) -> LevelTest:
-    """Try to prove Φ(jω) ≻ level·I for all ω; the form's A must have no eigenvalue on the imaginary axis.
+    """Try to prove Φ(ω) ≻ level·I for all ω; A must have no eigenvalue on the boundary.
 
-    Otherwise return the frequencies ν (and enclosing radii) near which Φ - level·I may be singular.
+    Otherwise return the frequencies near which Φ - level·I may be singular.
     """
-    nothing = np.zeros(0)
-    m = form.r.shape[0]
     if not math.isfinite(level):
-        return LevelTest(False, nothing, nothing)
-    r_c = form.r - MidRad(level * np.eye(m))
-    if not smallest_eigenvalue_bound(r_c) > 0.0:
-        return LevelTest(False, nothing, nothing)
-    if form.a.shape[0] == 0:
-        return LevelTest(True, nothing, nothing)
-    discs = _hamiltonian_discs(form, r_c)
+        return _NOTHING
+    if form.states == 0 or not form.system.is_discrete:
+        anchor = smallest_eigenvalue_bound(form.r - MidRad(level * np.eye(form.size)))
+    else:
+        anchor = _anchor(form, level)
+    if form.states == 0 or not anchor > 0.0:
+        return LevelTest(anchor > 0.0, np.zeros(0), np.zeros(0))
+    discs = _pencil_spectrum(form, level)
     if discs is None:
-        return LevelTest(False, nothing, nothing)
+        return _NOTHING
     near = ~(discs.radii * (1.0 + 1e-12) < np.abs(discs.centers.real))
-    return LevelTest(not near.any(), discs.centers.imag[near], discs.radii[near])
+    crossings, radii = discs.centers.imag[near], discs.radii[near]
+    if form.system.is_discrete:
+        # s = jν is z = e^{jωdt} with ν = tan(ωdt/2).
+        radii = radii * 2.0 / (form.system.sample_time * (1.0 + crossings**2))
+        crossings = 2.0 * np.arctan(crossings) / form.system.sample_time
+    return LevelTest(not near.any(), crossings, radii)
 
 
-def _hamiltonian_discs(form: PopovForm, r_c: MidRad) -> Discs | None:
-    inverse = r_c.inverse()
-    if inverse is None:
+def _anchor(form: PopovForm, level: float) -> float:
+    """Return a proved lower bound of λ_min(Φ - level·I) at z = 1 or z = -1, whichever A is farther from."""
+    eye = MidRad.eye(form.states)
+    best = -math.inf
+    for sign in (1.0, -1.0):
+        inverse = (eye.scaled(sign) - form.system.a).inverse()
+        if inverse is None:
+            continue
+        x = inverse @ form.system.b
+        cross = x.H @ form.s
+        value = x.H @ form.q @ x + cross + cross.H + form.r - MidRad(level * np.eye(form.size))
+        best = max(best, smallest_eigenvalue_bound(value))
+        if best > 0.0:
+            break
+    return best
+
+
+def _pencil_spectrum(form: PopovForm, level: float) -> Discs | None:
+    """Enclose the finite eigenvalues of the (mapped) pencil, after an exact diagonal scaling."""
+    n, m = form.states, form.size
+    r_c = form.r - MidRad(level * np.eye(m))
+    approximate = _hamiltonian(form, r_c.mid)
+    if approximate is None:
         return None
-    rs = inverse @ form.s.H
-    top = form.a - form.b @ rs
-    corner = form.b @ inverse @ form.b.H
-    lower = form.s @ rs - form.q
-    hamiltonian = block([[top, -corner], [lower, -top.H]])
-    if not np.isfinite(hamiltonian.mid).all():
+    scale, centers, state, costate, inputs = approximate
+    d, e = (scale[:n], 1.0 / scale[:n]), (scale[n:], 1.0 / scale[n:])
+    size = np.abs(r_c.mid.diagonal().real)
+    unit = np.exp2(-np.round(np.log2(np.where(size > 0.0, size, 1.0)) / 2.0))
+    # In scaled coordinates x = d·x̃, p = e·p̃, u = unit·ũ; powers of two make every product below exact.
+    a, ah = _similar(d[1], form.system.a, d[0]), _similar(e[1], form.system.a.H, e[0])
+    b, bh = _similar(d[1], form.system.b, unit), _similar(unit, form.system.b.H, e[0])
+    q, s = _similar(e[1], form.q, d[0]), _similar(e[1], form.s, unit)
+    sh, r_c = _similar(unit, form.s.H, d[0]), _similar(unit, r_c, unit)
+    zero = MidRad.zeros(n, n)
+    vectors = np.vstack([state, costate, inputs / unit[:, None]])
+    if not form.system.is_discrete:
+        x = block([[a, zero, b], [-q, -ah, -s], [sh, bh, r_c]])
+        y = MidRad(np.diag(np.concatenate([np.ones(2 * n), np.zeros(m)])))
+        return pencil_discs(x, y, centers, vectors, infinite=m)
+    eye = MidRad.eye(n)
+    x = block([[a - eye, zero, b], [-q, eye - ah, -s], [sh, bh, r_c]])
+    y = block([[a + eye, zero, b], [-q, eye + ah, -s], [sh, -bh, r_c]])
+    # u alone is the eigenvector of z = ∞, that is s = 1.
+    vectors = np.hstack([vectors, np.vstack([np.zeros((2 * n, m)), np.eye(m)])])
+    return pencil_discs(x, y, np.concatenate([centers, np.ones(m)]), vectors)
+
+
+def _similar(left: np.ndarray, matrix: MidRad, right: np.ndarray) -> MidRad:
+    """Multiply by diagonal matrices of powers of two: exact."""
+    grid = left[:, None] * right[None, :]
+    return MidRad(matrix.mid * grid, None if matrix.rad is None else matrix.rad * grid)
+
+
+def _hamiltonian(
+    form: PopovForm, r_c: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return scaling, eigenvalues s and (x, p, u) parts of approximate eigenvectors: nothing here is trusted."""
+    n = form.states
+    a, b, q, s = form.system.a.mid, form.system.b.mid, form.q.mid, form.s.mid
+    if form.system.is_discrete:
+        return _symplectic(form, r_c)
+    try:
+        rs, rb = np.linalg.solve(r_c, s.conj().T), np.linalg.solve(r_c, b.conj().T)
+    except np.linalg.LinAlgError:
         return None
-    _, (scale, _) = scipy.linalg.matrix_balance(hamiltonian.mid, permute=False, separate=True)
-    grid = scale[None, :] / scale[:, None]
-    rad = None if hamiltonian.rad is None else hamiltonian.rad * grid
-    return eigenvalue_discs(MidRad(hamiltonian.mid * grid, rad))
+    top = a - b @ rs
+    matrix = np.block([[top, -b @ rb], [s @ rs - q, -top.conj().T]])
+    if not np.isfinite(matrix).all():
+        return None
+    balanced, (scale, _) = scipy.linalg.matrix_balance(matrix, permute=False, separate=True)
+    try:
+        centers, vectors = np.linalg.eig(balanced)
+    except np.linalg.LinAlgError:
+        return None
+    inputs = -(rs * scale[:n]) @ vectors[:n] - (rb * scale[n:]) @ vectors[n:]
+    return scale, centers, vectors[:n], vectors[n:], inputs
+
+
+def _symplectic(
+    form: PopovForm, r_c: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Do the same for the discrete pencil, through the Cayley image of its Hamiltonian matrix."""
+    n = form.states
+    a, b, q, s = form.system.a.mid, form.system.b.mid, form.q.mid, form.s.mid
+    m = r_c.shape[0]
+    eye, zero = np.eye(n), np.zeros((n, n))
+    x = np.block([[a - eye, zero, b], [-q, eye - a.conj().T, -s], [s.conj().T, b.conj().T, r_c]])
+    y = np.block([[a + eye, zero, b], [-q, eye + a.conj().T, -s], [s.conj().T, -b.conj().T, r_c]])
+    # Eliminating u: both pencils share the column [B; -S; R] of u, so their difference does not hold u.
+    try:
+        full = np.linalg.solve(y, x)
+    except np.linalg.LinAlgError:
+        return None
+    if not np.isfinite(full).all():
+        return None
+    # u is an eigenvector of s = 1: the matrix is block triangular, [M 0; N I].
+    core, tail = full[: 2 * n, : 2 * n], full[2 * n :, : 2 * n]
+    balanced, (scale, _) = scipy.linalg.matrix_balance(core, permute=False, separate=True)
+    try:
+        centers, vectors = np.linalg.eig(balanced)
+    except np.linalg.LinAlgError:
+        return None
+    shift = centers - 1.0
+    if not (shift != 0.0).all():
+        return None
+    inputs = (tail * scale) @ vectors / shift
+    return scale, centers, vectors[:n], vectors[n:], inputs if m else np.zeros((0, 2 * n))
 
 
 @dataclass(frozen=True)
 class PopovMinimum:
-    """min over ω of λ_min(Φ): `lower` is proved (-inf if nothing could be), `upper` was attained at ν."""
+    """min over ω of λ_min(Φ): `lower` is proved (-inf if nothing could be), `upper` was sampled at `frequency`."""
 
     lower: float
     upper: float
-    variable: float
+    frequency: float
 
 
 def popov_minimum(
     form: PopovForm,
     scale: float,
     *,
-    start: Iterable[float] = (),
-    ladder: tuple[float, ...] = LADDER,
+    modes: Modes | None = None,
+    tightest: float = 1e-9,
+    loosest: float = 1.0,
 ) -> PopovMinimum:
-    """Bound min over ω of λ_min(Φ(jω)) from both sides, the lower bound with proof.
+    """Bound min over ω of λ_min(Φ(ω)) from both sides, the lower bound with proof.
 
-    The level-set iteration of Bruinsma & Steinbuch: samples give an upper bound v; a level just below v (by
-    `ladder` × `scale`) is tested; frequencies where it fails give better samples. The loop ends when the test
-    is a proof. A must be stable.
+    The level-set iteration of Bruinsma & Steinbuch: samples give an upper bound v; a level just below it,
+    v - gap·scale, is tested; frequencies where the test fails give better samples; the loop ends with a proof.
+    The gap grows from `tightest` to `loosest` when rounding forbids less. A must have no eigenvalue on the
+    boundary. `scale = 0` means the magnitude of v. `modes` are eigenvalues and eigenvectors of A, if known.
     """
-    best, where = math.inf, 0.0
-    for nu in {0.0, math.inf, *start, *_candidates(form)}:
-        sample = form.lowest(nu)
-        if sample < best:
-            best, where = sample, nu
-    for gap in ladder:
-        for _ in range(30):
-            if not math.isfinite(best):
-                return PopovMinimum(-math.inf, best, where)
-            level = best - gap * scale
-            test = level_test(form, level)
-            if test.proved:
-                return PopovMinimum(level, best, where)
-            improved, best, where = _improve(form, test, best, where)
-            if not improved:
-                break
+    sweep = ModalSweep.of(form, modes)
+    where = 0.0 if sweep is None else sweep.minimizer()
+    best = form.lowest(where)
+    gap = tightest if sweep is None else max(tightest, _attainable_gap(form, sweep, where))
+    failed = 0.0
+    while gap <= loosest and math.isfinite(best):
+        depth = gap * (scale or abs(best) or 1e-300)
+        test = level_test(form, best - depth)
+        if test.proved:
+            return PopovMinimum(_tighten(form, best, failed, depth), best, where)
+        if sweep is not None:
+            improved, best, where = _improve(form, test, sweep, best, where)
+            if improved:
+                continue
+            if form.states <= _KYP_STATES and kyp_proof(form, best - depth, best, sweep):
+                return PopovMinimum(best - depth, best, where)
+        failed = depth
+        gap *= _growth(form, test, best, where, depth)
     return PopovMinimum(-math.inf, best, where)
 
 
-def _improve(form: PopovForm, test: LevelTest, best: float, where: float) -> tuple[bool, float, float]:
+def _tighten(form: PopovForm, best: float, failed: float, proved: float) -> float:
+    """Return a higher proved level than best - proved, given that best - failed could not be proved."""
+    for _ in range(2):
+        between = math.sqrt(failed * proved)
+        if not 0.0 < 3.0 * failed < between:
+            break
+        if level_test(form, best - between).proved:
+            proved = between
+        else:
+            failed = between
+    return best - proved
+
+
+def _attainable_gap(form: PopovForm, sweep: ModalSweep, omega: float) -> float:
+    """Estimate the relative gap that rounding allows: a resonance amplifies it by ‖A‖ over its decay rate."""
+    if form.states <= _KYP_STATES or math.isinf(omega):
+        return 0.0
+    distance = np.abs(form.system.point(omega) - sweep.poles).min()
+    return min(4e3 * UNIT * float(np.abs(sweep.poles).max()) / max(distance, 1e-300), 1e-6)
+
+
+def _growth(form: PopovForm, test: LevelTest, best: float, where: float, depth: float) -> float:
+    """Return by what factor to enlarge the gap: until Φ rises by as much within the radius of the discs."""
+    if test.radii.size == 0 or not np.isfinite(test.radii).all() or depth == 0.0:
+        return 10.0
+    critical = int(np.argmin(np.abs(np.abs(test.crossings) - abs(where))))
+    omega, radius = float(test.crossings[critical]), 0.7 * float(test.radii[critical])
+    rise = min(form.lowest(omega - radius), form.lowest(omega + radius)) - best
+    return min(max(rise / depth, 4.0), 100.0)
+
+
+def _improve(
+    form: PopovForm, test: LevelTest, sweep: ModalSweep, best: float, where: float
+) -> tuple[bool, float, float]:
     """Sample Φ at the crossings and between them; say whether anything lower than `best` was found."""
-    points = np.unique(test.crossings)
+    points = np.unique(test.crossings if form.two_sided else np.abs(test.crossings))
     if points.size == 0:
         return False, best, where
-    if not np.iscomplexobj(form.r.mid) and not np.iscomplexobj(form.a.mid):
-        points = np.unique(np.abs(points))
-    middles = (points[1:] + points[:-1]) / 2.0
+    points = np.unique(np.concatenate([points, (points[1:] + points[:-1]) / 2.0]))
     start = best
-    for nu in (*middles, *points):
-        sample = form.lowest(float(nu))
+    values = sweep.lowest(points)
+    for omega in points[np.argsort(values)[:2]]:
+        sample = form.lowest(float(omega))
         if sample < best:
-            best, where = sample, float(nu)
-    if best < start:
-        best, where = _polish(form, best, where)
-    return best < start - 1e-13 * abs(start), best, where
-
-
-def _candidates(form: PopovForm) -> list[float]:
-    """Return a locally refined guess of the minimising frequency, from a modal sweep."""
-    n = form.a.shape[0]
-    if n == 0:
-        return []
-    sweep = _ModalSweep.of(form)
-    if sweep is None:
-        return []
-    grid = sweep.grid()
-    lowest = sweep.lowest(grid)
-    found = []
-    for k in np.argsort(lowest)[:2]:
-        left, right = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
-        nu = grid[k]
-        for _ in range(5):
-            fine = np.linspace(left, right, 25)
-            values = sweep.lowest(fine)
-            j = int(np.argmin(values))
-            nu, left, right = fine[j], fine[max(j - 1, 0)], fine[min(j + 1, 24)]
-        found.append(_polish(form, form.lowest(float(nu)), float(nu))[1])
-    return found
-
-
-def _polish(form: PopovForm, best: float, where: float) -> tuple[float, float]:
-    """Improve a minimum by a few parabola steps on accurate samples."""
-    if where == 0.0 or not math.isfinite(where):
-        return best, where
-    width = 1e-4 * abs(where)
-    for _ in range(6):
-        low, high = form.lowest(where - width), form.lowest(where + width)
-        curvature = low + high - 2.0 * best
-        if not curvature > 0.0:
-            shift = width * (1.0 if high < low else -1.0)
-        else:
-            shift = float(np.clip(0.5 * width * (low - high) / curvature, -width, width))
-        sample = form.lowest(where + shift)
-        if sample < best:
-            best, where = sample, where + shift
-        width *= 0.1 if abs(shift) < 0.5 * width else 1.0
-    return best, where
-
-
-@dataclass(frozen=True)
-class _ModalSweep:
-    """A quick, unverified evaluation of λ_min(Φ) on many frequencies through the eigenvectors of A."""
-
-    poles: np.ndarray
-    q: np.ndarray
-    s: np.ndarray
-    r: np.ndarray
-    b: np.ndarray
-
-    @classmethod
-    def of(cls, form: PopovForm) -> _ModalSweep | None:
-        poles, vectors = np.linalg.eig(form.a.mid)
-        try:
-            b = np.linalg.solve(vectors, form.b.mid)
-        except np.linalg.LinAlgError:
-            return None
-        if not np.isfinite(b).all():
-            return None
-        h = vectors.conj().T
-        return cls(poles, h @ form.q.mid @ vectors, h @ form.s.mid, form.r.mid, b)
-
-    def grid(self) -> np.ndarray:
-        size = np.abs(self.poles)
-        size = size[size > 0.0]
-        if size.size == 0:
-            return np.array([1.0])
-        centers = np.unique(np.concatenate([np.abs(self.poles.imag), size]))
-        centers = centers[centers > 0.0]
-        between = np.sqrt(centers[1:] * centers[:-1])
-        return np.unique(np.concatenate([[0.0], centers, between, [centers[0] / 10.0, 10.0 * centers[-1]]]))
-
-    def lowest(self, nus: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            x = self.b[None] / (1j * nus[:, None] - self.poles[None])[:, :, None]
-            xh = x.conj().transpose(0, 2, 1)
-            cross = xh @ self.s
-            phi = xh @ (self.q @ x) + cross + cross.conj().transpose(0, 2, 1) + self.r
-        phi = np.where(np.isfinite(phi).all(axis=(1, 2))[:, None, None], phi, 0.0)
-        return np.linalg.eigvalsh(phi)[:, 0]
+            best, where = sample, float(omega)
+    return best < start - 1e-12 * abs(start), best, where

@@ -8,85 +8,8 @@ from enum import StrEnum
 import numpy as np
 import scipy.linalg
 
-from lipctrl.analysis.midrad import MidRad, rounding, smallest_eigenvalue_bound
-
-
-@dataclass(frozen=True)
-class Discs:
-    """Every eigenvalue of every member of an enclosure lies in the union of these discs."""
-
-    centers: np.ndarray
-    radii: np.ndarray
-    vectors: np.ndarray
-    inverse: np.ndarray
-
-    @property
-    def proved(self) -> bool:
-        """Whether the discs say anything at all."""
-        return bool(np.isfinite(self.radii).all())
-
-
-def eigenvalue_discs(matrix: MidRad, distance: np.ndarray | None = None, *, discrete: bool = False) -> Discs:
-    """Enclose the eigenvalues by discs that are drawn tightest where the boundary is nearest.
-
-    With approximate eigenvectors V, W ≈ V⁻¹ and λ an eigenvalue of M, the vector y = V⁻¹x satisfies
-    (Λ - λ)y = -(E - λF)y, E = WMV - Λ, F = WV - I. Row i with the largest |y_i|/d_i gives
-    |λ - λ_i| ≤ (e_i + |λ_i|f_i)/(1 - f_i), e = |E|d/d, f = |F|d/d, for any positive d (Gershgorin's
-    argument with a bound on all rounding). d is chosen for the distance to the imaginary axis (or to the unit
-    circle if `discrete`); the discs are valid for every choice.
-    """
-    n = matrix.shape[0]
-    if n == 0:
-        empty = np.zeros(0)
-        return Discs(empty, empty, np.zeros((0, 0)), np.zeros((0, 0)))
-    try:
-        centers, vectors = np.linalg.eig(matrix.mid)
-        inverse = np.linalg.inv(vectors)
-    except np.linalg.LinAlgError:
-        centers = np.linalg.eigvals(matrix.mid)
-        nothing = np.full((n, n), np.nan)
-        return Discs(centers, np.full(n, np.inf), nothing, nothing)
-    bound = rounding(n)
-    left, right = np.abs(inverse), np.abs(vectors)
-    diagonalized = inverse @ (matrix.mid @ vectors)
-    centers = diagonalized.diagonal().astype(np.complex128)
-    off = np.abs(diagonalized - np.diag(centers))
-    spread = bound * (np.abs(matrix.mid) @ right)
-    if matrix.rad is not None:
-        spread = spread + matrix.rad @ right
-    spread += bound * np.abs(matrix.mid @ vectors)
-    off += left @ spread * (1.0 + 4.0 * bound)
-    tilt = np.abs(inverse @ vectors - np.eye(n)) + bound * (left @ right)
-    if not (np.isfinite(off).all() and np.isfinite(tilt).all()):
-        return Discs(centers, np.full(n, np.inf), vectors, inverse)
-    margin = _distance(centers, discrete) if distance is None else distance
-    weights = _weights(off + np.abs(centers)[:, None] * tilt, margin)
-    inflate = 1.0 + 16.0 * bound
-    e = (off @ weights) / weights * inflate
-    f = (tilt @ weights) / weights * inflate
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radii = np.where(f < 1.0, (e + np.abs(centers) * f) / (1.0 - f) * inflate, np.inf)
-    if not (f < 1.0).all():
-        radii = np.full(n, np.inf)
-    return Discs(centers, radii, vectors, inverse)
-
-
-def _distance(centers: np.ndarray, discrete: bool) -> np.ndarray:
-    return np.abs(1.0 - np.abs(centers)) if discrete else np.abs(centers.real)
-
-
-def _weights(error: np.ndarray, margin: np.ndarray) -> np.ndarray:
-    """Return row weights d that shrink error·d/d relative to the margin: a few steps of power iteration."""
-    largest = float(margin.max(initial=0.0))
-    if largest == 0.0:
-        return np.ones(len(margin))
-    target = np.maximum(margin, 1e-15 * largest)
-    weights = np.ones(len(margin))
-    for _ in range(4):
-        weights = (error @ weights) / target + 1e-3 * weights
-        weights /= weights.max()
-        weights = np.maximum(weights, 1e-12)
-    return weights
+from lipctrl.analysis.discs import Discs, eigenvalue_discs
+from lipctrl.analysis.midrad import MidRad, smallest_eigenvalue_bound
 
 
 class Stability(StrEnum):
@@ -104,6 +27,11 @@ class SpectrumReport:
     stability: Stability
     discs: Discs
     critical: complex | None
+
+    @property
+    def modes(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Computed eigenvalues and eigenvectors, where there are any."""
+        return None if self.discs.vectors is None else (self.discs.centers, self.discs.vectors)
 
     @property
     def is_stable(self) -> bool:
@@ -127,7 +55,8 @@ def internal_stability(a: MidRad, *, discrete: bool) -> SpectrumReport:
     critical = complex(discs.centers[int(np.argmax(excess))])
     if (excess + discs.radii * (1.0 + 1e-12) < 0.0).all():
         return SpectrumReport(Stability.STABLE, discs, critical)
-    backward = 10.0 * n * np.finfo(float).eps * max(float(np.linalg.norm(a.mid)), 1.0 if discrete else 0.0)
+    size = float(np.linalg.norm(scipy.linalg.matrix_balance(a.mid, permute=False)[0]))
+    backward = 10.0 * n * np.finfo(float).eps * max(size, 1.0 if discrete else 0.0)
     if excess.max() >= -backward:
         return SpectrumReport(Stability.UNSTABLE, discs, critical)
     if _lyapunov_proof(a, discrete):

@@ -1,0 +1,119 @@
+"""Quick, unverified sweeps of a Popov function over many frequencies, to find where it is smallest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lipctrl.analysis.popov import PopovForm
+
+
+# Eigenvalues and eigenvectors (columns) of a state matrix.
+Modes = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ModalSweep:
+    """Φ(ω) through the eigenvectors of A: G = CV(λ - Λ)⁻¹V⁻¹B + D costs a division per mode and frequency."""
+
+    form: PopovForm
+    poles: np.ndarray
+    vectors: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+
+    @classmethod
+    def of(cls, form: PopovForm, modes: Modes | None = None) -> ModalSweep | None:
+        """Diagonalise A; None where there are no states or no usable eigenvectors."""
+        system = form.system
+        if system.states == 0:
+            return None
+        try:
+            poles, vectors = np.linalg.eig(system.A) if modes is None else modes
+            b = np.linalg.solve(vectors, system.B)
+        except np.linalg.LinAlgError:
+            return None
+        return cls(form, poles, vectors, b, system.C @ vectors) if np.isfinite(b).all() else None
+
+    def grid(self) -> np.ndarray:
+        """Return frequencies [rad/s] at, between and beyond the modes."""
+        step = self.form.system.sample_time
+        if step:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                modes = np.log(self.poles.astype(np.complex128)) / step
+            modes = modes[np.isfinite(modes)]
+            size = np.concatenate([np.abs(modes.imag), np.abs(modes)])
+            top = math.pi / step
+            even = top * np.linspace(0.1, 0.9, 9)
+            size = np.unique(np.concatenate([size[(size > 0.0) & (size < top)], even, [top]]))
+        else:
+            size = np.concatenate([np.abs(self.poles.imag), np.abs(self.poles)])
+            size = np.unique(size[size > 0.0])
+            if size.size == 0:
+                return np.array([0.0, 1.0])
+            size = np.append(size, 10.0 * size[-1])
+        between = np.sqrt(size[1:] * size[:-1])
+        grid = np.unique(np.concatenate([[0.0, size[0] / 10.0], size, between]))
+        return np.concatenate([-grid[:0:-1], grid]) if self.form.two_sided else grid
+
+    def _resolvent(self, omegas: np.ndarray) -> np.ndarray:
+        points = self.form.system.point(omegas)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return 1.0 / (points[:, None] - self.poles[None])
+
+    def lowest(self, omegas: np.ndarray) -> np.ndarray:
+        """Return λ_min(Φ(ω)) for each ω; inf where it cannot be evaluated."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            g = (self.c * self._resolvent(omegas)[:, None, :]) @ self.b + self.form.system.D
+            phi = self.form.of_response(g)
+        good = np.isfinite(phi).all(axis=(1, 2))
+        if phi.shape[1] == 1:
+            values = phi[:, 0, 0].real
+        else:
+            values = np.linalg.eigvalsh(np.where(good[:, None, None], phi, 0.0))[:, 0]
+        return np.where(good, values, np.inf)
+
+    def state_peaks(self) -> np.ndarray:
+        """Return, for each state, its largest squared gain from the input over the grid."""
+        x = self.vectors @ (self._resolvent(self.grid())[:, :, None] * self.b)
+        size = (np.abs(x) ** 2).sum(axis=2)
+        return np.where(np.isfinite(size), size, 0.0).max(axis=0)
+
+    def minimizer(self) -> float:
+        """Return the frequency of the lowest local minimum found, 0 and the highest frequency winning ties."""
+        grid = self.grid()
+        ends = np.array([0.0, self.form.system.highest_frequency])
+        ends = ends if np.isfinite(ends[1]) else ends[:1]
+        values = self.lowest(grid)
+        padded = np.concatenate([[np.inf], values, [np.inf]])
+        local = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]) & np.isfinite(values))
+        last = len(grid) - 1
+        found = [
+            self._refined(grid[max(k - 1, 0)], grid[min(k + 1, last)])
+            for k in local[np.argsort(values[local])][:2]
+        ]
+        at_infinity = self.form.r.mid if self.form.system.sample_time == 0.0 else None
+        points = np.concatenate([ends, found])
+        sampled = self.lowest(points)
+        if at_infinity is not None:
+            points = np.append(points, np.inf)
+            sampled = np.append(sampled, np.linalg.eigvalsh(at_infinity)[0])
+        best = sampled.min()
+        first = int(np.flatnonzero(sampled <= best + 1e-13 * abs(best))[0])
+        return float(points[first])
+
+    def _refined(self, left: float, right: float) -> float:
+        best, middle = np.inf, left
+        for _ in range(9):
+            fine = np.linspace(left, right, 17)
+            values = self.lowest(fine)
+            k = int(np.argmin(values))
+            middle, left, right = fine[k], fine[max(k - 1, 0)], fine[min(k + 1, 16)]
+            if not values[k] < best - 1e-13 * abs(best):
+                break
+            best = values[k]
+        return float(middle)

@@ -58,7 +58,7 @@ def train(
         str, typer.Option(help="apg, ppo or imitation; auto: apg for residual policies, ppo otherwise.")
     ] = "auto",
     lipschitz: Annotated[
-        str, typer.Option(help="Bound in action per observation unit; auto: 0.9 of the stability radius.")
+        str, typer.Option(help="Bound in action per observation unit; auto: half the stability radius.")
     ] = "auto",
     policy: Annotated[str, typer.Option(help="residual (around LQR), plain, or auto.")] = "auto",
     parametrization: Annotated[str, typer.Option(help="Of the certified network.")] = "lossless",

@@ -17,8 +17,8 @@ from lipctrl.training.experts import lqr_gain
 from lipctrl.training.rollout import measure_observation_scale
 from lipctrl.training.seeds import split_seed
 
-# A residual uses this share of the stability radius, so that a margin is left to certify.
-RADIUS_SHARE = 0.9
+# A residual uses this share of the stability radius, so that the residual may double (6 dB) before the proof ends.
+RADIUS_SHARE = 0.5
 # Without a linearisation to compute a radius from: action limits per unit of scaled observation.
 FREE_SHARE = 5.0
 
@@ -75,7 +75,7 @@ def design_policy(
     Parameters
     ----------
     lipschitz : the bound in action units per observation unit: of the residual for a residual policy (then "auto" is
-        0.9 of the stability radius of the linearised plant with its LQR gain), of the whole policy for a plain one
+        half the stability radius of the linearised plant with its LQR gain), of the whole policy for a plain one
         (then "auto" lets a unit of scaled observation move the action by five times its limit).
     kind : "residual", "plain", or "auto": residual where the plant observes its state linearly.
 

@@ -10,7 +10,17 @@ from typing import Any
 
 import griffe
 
-HEADINGS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Examples", "Notes", "References", "See Also")
+HEADINGS = (
+    "Parameters",
+    "Attributes",
+    "Returns",
+    "Yields",
+    "Raises",
+    "Examples",
+    "Notes",
+    "References",
+    "See Also",
+)
 ITEM = re.compile(r"^(?P<names>[\w*]+(?:\[\w+\])?(?:, [\w*]+)*) ?: (?P<text>.*)$")
 
 
@@ -30,7 +40,11 @@ def to_markdown(text: str) -> str:
         elif section in {"Parameters", "Attributes"} and (item := ITEM.match(line)):
             text, k = _paragraph(lines, k + 1, item["text"])
             out.append(f"- **{item['names']}** — {text}")
-        elif section == "Raises" and re.fullmatch(r"[\w.]+(, [\w.]+)*(\.\.\.)?:?", line.strip()) and line[:1].strip():
+        elif (
+            section == "Raises"
+            and re.fullmatch(r"[\w.]+(, [\w.]+)*(\.\.\.)?:?", line.strip())
+            and line[:1].strip()
+        ):
             text, k = _paragraph(lines, k + 1, "")
             out.append(f"- **{line.strip().rstrip(':')}** — {text}")
         else:

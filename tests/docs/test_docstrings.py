@@ -1,0 +1,65 @@
+"""The examples in docstrings run, and the docstrings turn into the pages that their authors meant."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Modules whose import asks for an optional package.
+OPTIONAL = {"lipctrl.training.sb3": "stable_baselines3"}
+
+
+def modules() -> list[str]:
+    out = []
+    for package in ("lipctrl", "lipctrl_envs"):
+        root = importlib.import_module(package)
+        out += [package, *(m.name for m in pkgutil.walk_packages(root.__path__, f"{package}."))]
+    return sorted(name for name in out if not name.endswith("__main__"))
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_run(name, tmp_path, monkeypatch):
+    needed = OPTIONAL.get(name)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=flags, verbose=False)
+    report: list[str] = []
+    for test in finder.find(module, name):
+        runner.run(test, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_the_public_names_have_examples():
+    """The names that a newcomer meets first show how they are used."""
+    import lipctrl
+
+    for name in ("check", "certify", "hinf_norm", "LipschitzResNet", "ResidualPolicy", "LipschitzPolicy"):
+        assert ">>>" in (getattr(lipctrl, name).__doc__ or ""), name
+
+
+def load_converter():
+    spec = importlib.util.spec_from_file_location("docstrings", ROOT / "docs" / "docstrings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.to_markdown
+
+
+def test_house_style_becomes_markdown():
+    text = "Claim.\n\nParameters\n----------\nx, y : shape (n,),\n    in metres.\n*runs : some.\n\nThe rest.\n\n" \
+        "Raises\n------\nValueError\n    For NaN.\n\nExamples\n--------\n>>> 1 + 1\n2"  # fmt: skip
+    assert load_converter()(text) == (
+        "Claim.\n\n\n**Parameters**\n\n- **x, y** — shape (n,), in metres.\n- ***runs** — some.\n\nThe rest.\n\n\n"
+        "**Raises**\n\n- **ValueError** — For NaN.\n\n\n**Examples**\n\n\n```pycon\n>>> 1 + 1\n2\n```"
+    )

@@ -10,6 +10,7 @@ Needs the extra `sb3`: pip install "lipctrl[sb3]".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,10 @@ def _network(
     for what, space in (("observation", observation_space), ("action", action_space)):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise ValueError(f"the {what} space is {space}; a certified actor needs a Box of one dimension")
-    return LipschitzResNet(
+    fraction = settings["initial_fraction"]
+    if fraction is not None and not 0.0 < fraction < 1.0:
+        raise ValueError(f"initial_fraction is {fraction!r}; expected a number between 0 and 1, or None")
+    network = LipschitzResNet(
         observation_space.shape[0],  # type: ignore[index]
         action_space.shape[0],  # type: ignore[index]
         lipschitz=settings["lipschitz"],
@@ -52,7 +56,12 @@ def _network(
         depth=settings["depth"],
         parametrization=settings["parametrization"],
         activation=settings["activation"],
+        trainable_lipschitz=fraction is not None,
     )
+    if fraction is not None and network.raw_factor is not None:
+        with torch.no_grad():
+            network.raw_factor.fill_(math.log(fraction / (1.0 - fraction)))
+    return network
 
 
 def _no_sde(use_sde: bool) -> None:
@@ -70,6 +79,8 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
     ----------
     lipschitz : l2 gain of the network, action units over observation units (over `observation_scale`).
     width, depth, parametrization, activation : as in `lipctrl.LipschitzResNet`.
+    initial_fraction : the network starts with this fraction of the gain and learns how much of it to use, never more
+        than all. Starting at the full gain saturates the actuator, and then nothing can be learned. None: fixed.
     gain : None, or K (m, p): the mean is then -K y + f(y), a `ResidualPolicy`. Sign: u = π(y).
     observation_scale : None, or positive (p,): the network sees y / scale, which counts in the gain.
     net_arch : hidden layers of the critic.
@@ -93,6 +104,7 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
         depth: int = 2,
         parametrization: str = "lossless",
         activation: Any = "relu",
+        initial_fraction: float | None = 0.1,
         gain: Any = None,
         observation_scale: Any = None,
         net_arch: list[int] | None = None,
@@ -110,6 +122,7 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
             "depth": depth,
             "parametrization": parametrization,
             "activation": activation,
+            "initial_fraction": initial_fraction,
             "gain": gain,
             "observation_scale": observation_scale,
         }
@@ -199,7 +212,8 @@ class CertifiedSACPolicy(SACPolicy):
 
     Parameters
     ----------
-    lipschitz, width, depth, parametrization, activation, observation_scale : as in `CertifiedActorCriticPolicy`.
+    lipschitz, width, depth, parametrization, activation, initial_fraction, observation_scale : as in
+        `CertifiedActorCriticPolicy`.
     net_arch : hidden layers of the critics, and of the network that gives the exploration noise.
     log_std_init, n_critics, optimizer_class, optimizer_kwargs : as in SB3.
 
@@ -220,6 +234,7 @@ class CertifiedSACPolicy(SACPolicy):
         depth: int = 2,
         parametrization: str = "lossless",
         activation: Any = "relu",
+        initial_fraction: float | None = 0.1,
         observation_scale: Any = None,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
@@ -236,6 +251,7 @@ class CertifiedSACPolicy(SACPolicy):
             "depth": depth,
             "parametrization": parametrization,
             "activation": activation,
+            "initial_fraction": initial_fraction,
             "observation_scale": observation_scale,
         }
         super().__init__(

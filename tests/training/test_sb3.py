@@ -47,7 +47,7 @@ def observations(count: int = 64) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=sorted(ALGORITHMS))
 def trained(request: pytest.FixtureRequest) -> Any:
-    model = make(request.param, lipschitz=4.0, observation_scale=[1.0, 1.0, 8.0])
+    model = make(request.param, lipschitz=4.0, observation_scale=[1.0, 1.0, 8.0], initial_fraction=0.8)
     before = [p.detach().clone() for p in certified_policy(model).network.parameters()]
     model.learn(192)
     after = list(certified_policy(model).network.parameters())
@@ -109,7 +109,7 @@ def test_evaluation_takes_the_extracted_policy(trained: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_huge_weights_do_not_break_the_bound(name: str) -> None:
-    model = make(name, lipschitz=0.1)
+    model = make(name, lipschitz=0.1, initial_fraction=None)
     policy = certified_policy(model)
     with torch.no_grad():
         for parameter in policy.network.parameters():
@@ -119,8 +119,19 @@ def test_huge_weights_do_not_break_the_bound(name: str) -> None:
     assert certificate.gain <= 0.1 * (1.0 + 1e-3)
 
 
+def test_the_gain_starts_at_its_fraction_and_is_trained_below_its_cap() -> None:
+    model = make("ppo", lipschitz=4.0, initial_fraction=0.25)
+    assert certified_policy(model).certificate().gain == pytest.approx(1.0, rel=1e-3)
+    model.learn(128)
+    gain = certified_policy(model).certificate().gain
+    assert gain != pytest.approx(1.0, rel=1e-3)
+    assert gain <= 4.0 * (1.0 + 1e-3)
+    with pytest.raises(ValueError, match="initial_fraction"):
+        make("ppo", initial_fraction=1.5)
+
+
 def test_observation_scale_counts_in_the_gain() -> None:
-    model = make("ppo", lipschitz=4.0, observation_scale=[0.1, 1.0, 1.0])
+    model = make("ppo", lipschitz=4.0, observation_scale=[0.1, 1.0, 1.0], initial_fraction=None)
     assert certified_policy(model).certificate().gain == pytest.approx(40.0, rel=1e-3)
 
 

@@ -1,0 +1,137 @@
+"""Runs independent jobs, here or on Ray workers; reports what failed and retries what was killed."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Job = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended: `value` when it finished, else `error` (the reason) and `trace` (where)."""
+
+    key: str
+    value: dict[str, Any] | None
+    error: str | None
+    trace: str | None
+    attempts: int
+    seconds: float
+
+
+def run_jobs(
+    function: Job,
+    jobs: Mapping[str, dict[str, Any]],
+    *,
+    workers: int = 2,
+    address: str | None = None,
+    max_retries: int = 2,
+) -> Iterator[Outcome]:
+    """Yield the outcome of every job as soon as it is known.
+
+    An exception that a job raises would be raised again, so it is reported and not retried. A job whose worker died
+    (killed, out of memory, node lost) starts again, up to `max_retries` times.
+
+    Parameters
+    ----------
+    function : a job's settings -> its result; importable by name on every worker.
+    workers : Ray workers to start on this machine; 0 runs everything in this process, without Ray.
+    address : of a running Ray cluster ("auto", "ray://host:10001"); all of its CPUs are used then.
+
+    Raises
+    ------
+    ValueError
+        For negative numbers, or an address together with workers=0.
+    ImportError
+        When Ray is needed and not installed.
+    """
+    if workers < 0 or max_retries < 0:
+        raise ValueError(f"workers is {workers} and max_retries {max_retries}; expected numbers >= 0")
+    if workers == 0 and address is not None:
+        raise ValueError("workers=0 runs in this process, and an address was given; leave one of them out")
+    if workers == 0:
+        return _run_here(function, jobs)
+    return _run_on_ray(function, jobs, workers, address, max_retries)
+
+
+def _run_here(function: Job, jobs: Mapping[str, dict[str, Any]]) -> Iterator[Outcome]:
+    for key, job in jobs.items():
+        start = time.perf_counter()
+        try:
+            value, error, trace = function(job), None, None
+        except Exception as failure:  # reported with its trace in the outcome, by contract
+            value, error, trace = None, _reason(failure), traceback.format_exc()
+        yield Outcome(key, value, error, trace, 1, time.perf_counter() - start)
+
+
+def _reason(failure: BaseException) -> str:
+    return f"{type(failure).__name__}: {failure}"
+
+
+def _import_ray() -> Any:
+    # Ray reports usage to its makers unless told not to; that is the user's choice to make, not ours.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            "sweeps on several workers need Ray; install it with: pip install 'lipctrl[ray]', or pass workers=0"
+        ) from error
+    return ray
+
+
+def _run_on_ray(
+    function: Job, jobs: Mapping[str, dict[str, Any]], workers: int, address: str | None, max_retries: int
+) -> Iterator[Outcome]:
+    ray = _import_ray()
+    ours = not ray.is_initialized()
+    if ours:
+        size: dict[str, Any] = {"num_cpus": workers} if address is None else {"address": address}
+        ray.init(include_dashboard=False if address is None else None, log_to_driver=False, **size)
+    try:
+        slots = workers if address is None else max(1, int(ray.cluster_resources().get("CPU", 1)))
+        # Retries are counted and reported here, not hidden inside Ray.
+        remote = ray.remote(num_cpus=1, max_retries=0)(function)
+        yield from _schedule(ray, remote, jobs, slots, max_retries)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _schedule(
+    ray: Any, remote: Any, jobs: Mapping[str, dict[str, Any]], slots: int, max_retries: int
+) -> Iterator[Outcome]:
+    died = (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.ObjectLostError,
+    )
+    waiting = deque((key, 1) for key in jobs)
+    running: dict[Any, tuple[str, int]] = {}
+    started: dict[str, float] = {}
+    while waiting or running:
+        # No more than the slots at a time: a worker that dies then takes exactly one job with it.
+        while waiting and len(running) < slots:
+            key, attempt = waiting.popleft()
+            started.setdefault(key, time.perf_counter())
+            running[remote.remote(jobs[key])] = (key, attempt)
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        key, attempt = running.pop(ready)
+        value = error = trace = None
+        try:
+            value = ray.get(ready)
+        except died as failure:
+            if attempt <= max_retries:
+                waiting.appendleft((key, attempt + 1))
+                continue
+            error = f"the worker died in all of {attempt} attempts ({type(failure).__name__})"
+        except ray.exceptions.RayTaskError as failure:
+            error, trace = _reason(failure.cause), str(failure)
+        yield Outcome(key, value, error, trace, attempt, time.perf_counter() - started[key])

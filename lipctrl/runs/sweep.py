@@ -1,0 +1,405 @@
+"""Sweeps: many trainings over a grid or at random, on this machine or a cluster, into one table."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lipctrl.runs.executor import Outcome, run_jobs
+from lipctrl.runs.files import RunError, read_json, write_bytes, write_json
+
+Row = dict[str, Any]
+
+# The axes of a sweep, in the order of the table.
+AXES = (
+    "env_id",
+    "algorithm",
+    "parametrization",
+    "lipschitz",
+    "seed",
+    "steps",
+    "width",
+    "depth",
+    "activation",
+)
+RESULTS = (
+    "status",
+    "mean_return",
+    "standard_error",
+    "certified_gain",
+    "certified_radius",
+    "verdict",
+    "margin_lower",
+    "margin",
+    "seconds",
+    "attempts",
+    "folder",
+    "error",
+)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between `low` and `high` for a random sweep, uniform in the logarithm when `log`."""
+
+    low: float
+    high: float
+    log: bool = True
+
+    def __post_init__(self) -> None:
+        least = 0.0 if self.log else -math.inf
+        if not (least < self.low < self.high < math.inf):
+            raise ValueError(
+                f"Range({self.low}, {self.high}, log={self.log}): expected {least} < low < high < inf"
+            )
+
+    def draw(self, random: np.random.Generator) -> float:
+        """Return one number, rounded to four digits so that tables and folders stay readable."""
+        if self.log:
+            value = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = random.uniform(self.low, self.high)
+        return float(f"{value:.4g}")
+
+
+class Point(NamedTuple):
+    """One run in a plot: its mean return, its certified margin (NaN without one), its group and name."""
+
+    performance: float
+    margin: float
+    group: str
+    name: str
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The table of a sweep: one row (dict) a run, with `AXES`, then `RESULTS`.
+
+    `margin` is the upper end of the incremental gain margin of the linearised loop, `margin_lower` its lower end;
+    None where nothing was certified (the `verdict` says why) or there is no plant to analyse. `status` is "done"
+    or "failed".
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def failures(self) -> tuple[Row, ...]:
+        """Return the rows of runs that failed; their `error` says why."""
+        return tuple(row for row in self.rows if row["status"] == "failed")
+
+    def pareto(self) -> tuple[Row, ...]:
+        """Return the certified runs that no other run beats in both mean return and margin, by rising margin."""
+        known = [row for row in self.rows if row["status"] == "done" and row["margin"] is not None]
+        front: list[Row] = []
+        for row in sorted(known, key=lambda r: (r["margin"], r["mean_return"]), reverse=True):
+            if not front or row["mean_return"] > front[-1]["mean_return"]:
+                front.append(row)
+        return tuple(reversed(front))
+
+    def points(self, group: str = "parametrization") -> list[Point]:
+        """Return the finished runs as `lipctrl.plots.pareto.pareto_plot` draws them, grouped by an axis."""
+        return [
+            Point(
+                row["mean_return"],
+                math.nan if row["margin"] is None else row["margin"],
+                str(row[group]),
+                f"L={row['lipschitz']}",
+            )
+            for row in self.rows
+            if row["status"] == "done"
+        ]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the table as .csv or .json, atomically."""
+        path = Path(path)
+        if path.suffix == ".json":
+            write_json(path, list(self.rows))
+        elif path.suffix == ".csv":
+            text = io.StringIO()
+            writer = csv.DictWriter(text, [*AXES, *RESULTS], lineterminator="\n", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in self.rows)
+            write_bytes(path, text.getvalue().encode())
+        else:
+            raise ValueError(f"{path} ends in {path.suffix!r}; expected .csv or .json")
+        return path
+
+    def __str__(self) -> str:
+        varied = [a for a in AXES if len({json.dumps(row[a]) for row in self.rows}) > 1] or ["seed"]
+        best = {id(row) for row in self.pareto()}
+        lines = [[*varied, "mean return", "gain", "verdict", "margin", "attempts", ""]]
+        for row in self.rows:
+            if row["status"] == "failed":
+                tail = ["-", "-", "failed", "-", str(row["attempts"]), row["error"].splitlines()[0]]
+            else:
+                margin = "-" if row["margin"] is None else f"{row['margin']:.4g}"
+                spread = "" if row["standard_error"] is None else f" ± {row['standard_error']:.2g}"
+                tail = [
+                    f"{row['mean_return']:.4g}{spread}",
+                    f"{row['certified_gain']:.4g}",
+                    row["verdict"] or "no plant",
+                    margin,
+                    str(row["attempts"]),
+                    "Pareto" if id(row) in best else "",
+                ]
+            lines.append([*(str(row[a]) for a in varied), *tail])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(l, widths, strict=True)).rstrip() for l in lines
+        )
+
+
+def sweep(
+    env_id: str,
+    *,
+    grid: Mapping[str, Sequence[Any] | Range] | None = None,
+    random: int | None = None,
+    algorithm: str = "apg",
+    steps: int | None = None,
+    out: str | os.PathLike[str] = "runs/sweep",
+    workers: int = 2,
+    address: str | None = None,
+    resume: bool = True,
+    max_retries: int = 2,
+    parametrization: str = "lossless",
+    lipschitz: float | str = "auto",
+    width: int = 32,
+    depth: int = 2,
+    env_options: Mapping[str, Any] | None = None,
+    episodes: int = 100,
+    sweep_seed: int = 0,
+    on_result: Callable[[Row], None] | None = None,
+) -> SweepResult:
+    """Train one certified policy for each point of a grid, in parallel; return one table of all of them.
+
+    Every run has its own folder in `out`, as `lipctrl.train` writes it. `out/sweep.json` and `out/sweep.csv` hold
+    the table and are replaced, atomically, whenever a run ends. A failed run is a row with its error. A run whose
+    worker was killed goes on from its last checkpoint.
+
+    Parameters
+    ----------
+    env_id : the environment, unless the grid has an axis "env_id".
+    grid : axis -> values; the axes are `AXES`. With `random`, a value may be a `Range`. Without a grid: seeds 0 … 4.
+    random : None for every combination, or the number of distinct combinations to draw.
+    algorithm, steps, parametrization, lipschitz, width, depth : of every run, where the grid does not vary them.
+    workers, address, max_retries : see `lipctrl.runs.executor.run_jobs`; workers=0 runs here, without Ray.
+        On a cluster, `out` must be a folder that all machines share.
+    resume : finished runs of an earlier sweep in `out` are kept and not run again; failed ones are.
+    env_options : keywords of the environment.
+    episodes : unseen episodes of each run's evaluation.
+    sweep_seed : of the random choice of combinations.
+    on_result : called with each row as its run ends.
+
+    Raises
+    ------
+    ValueError
+        For unknown axes, environments and algorithms, before anything is trained.
+    RunError
+        When `out` holds a sweep and `resume` is False, or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     table = sweep("lipctrl/Pendulum-v0", grid={"seed": [0]}, steps=1, episodes=4, workers=0, width=4, out=out)
+    >>> table.rows[0]["status"]
+    'done'
+    """
+    base = {
+        "env_id": env_id,
+        "algorithm": algorithm,
+        "parametrization": parametrization,
+        "lipschitz": lipschitz,
+        "seed": 0,
+        "steps": steps,
+        "width": width,
+        "depth": depth,
+        "activation": "relu",
+    }
+    points = list(_points(base, {"seed": range(5)} if grid is None else grid, random, sweep_seed))
+    _validate(points, env_options)
+    folder = Path(out)
+    jobs: dict[str, dict[str, Any]] = {}
+    for point in points:
+        settings = {**point, "env_options": dict(env_options or {}), "episodes": episodes}
+        key = _key(settings)
+        jobs[key] = {**settings, "folder": str((folder / key).absolute())}
+    rows = _finished(folder, resume, jobs)
+    left = {key: job for key, job in jobs.items() if key not in rows}
+    for outcome in run_jobs(train_one, left, workers=workers, address=address, max_retries=max_retries):
+        rows[outcome.key] = _row(jobs[outcome.key], outcome)
+        _save(folder, jobs, rows)
+        if on_result is not None:
+            on_result(rows[outcome.key])
+    return _save(folder, jobs, rows)
+
+
+def _points(
+    base: Row, grid: Mapping[str, Sequence[Any] | Range], random: int | None, seed: int
+) -> Iterator[Row]:
+    """Yield the combinations of a grid, or `random` distinct ones of them."""
+    unknown = set(grid) - set(AXES)
+    if unknown:
+        raise ValueError(f"the grid has unknown axes {sorted(unknown)}; known are {', '.join(AXES)}")
+    for name, values in grid.items():
+        if isinstance(values, Range):
+            if random is None:
+                raise ValueError(
+                    f"the axis {name} is a Range; give random=… (how many runs), or a list of values"
+                )
+        elif isinstance(values, str) or len(values) == 0:
+            raise ValueError(f"the axis {name} is {values!r}; expected a list of at least one value")
+    finite = [v for v in grid.values() if not isinstance(v, Range)]
+    if random is None:
+        for values in itertools.product(*finite):
+            yield {**base, **dict(zip(grid, values, strict=True))}
+        return
+    if random < 1:
+        raise ValueError(f"random is {random}; expected at least one run")
+    # Without a Range there are only so many combinations to draw from.
+    count = random if len(finite) < len(grid) else min(random, math.prod(map(len, finite)))
+    generator = np.random.default_rng(seed)
+    seen: dict[str, Row] = {}
+    while len(seen) < count:
+        drawn = {
+            name: values.draw(generator)
+            if isinstance(values, Range)
+            else values[int(generator.integers(len(values)))]
+            for name, values in grid.items()
+        }
+        seen.setdefault(json.dumps(drawn, sort_keys=True), {**base, **drawn})
+    yield from seen.values()
+
+
+def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None) -> None:
+    from lipctrl.runs.loop import ALGORITHMS
+    from lipctrl.training.environments import find_task
+
+    for name in sorted({p["algorithm"] for p in points}):
+        if name not in ALGORITHMS:
+            raise ValueError(f"algorithm is {name!r}; expected one of {', '.join(ALGORITHMS)}")
+    for name in sorted({p["env_id"] for p in points}):
+        find_task(name, env_options)
+
+
+def _key(settings: Row) -> str:
+    """Return the folder's name: readable, and different whenever any setting is."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    short = settings["env_id"].rpartition("/")[2].rpartition(":")[2]
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return (
+        f"{short}-{settings['algorithm']}-{settings['parametrization']}"
+        f"-L{settings['lipschitz']}-seed{settings['seed']}-{digest}"
+    )
+
+
+def _finished(folder: Path, resume: bool, jobs: Mapping[str, Any]) -> dict[str, Row]:
+    """Return the rows of an earlier sweep in this folder that need not be run again."""
+    path = folder / "sweep.json"
+    if not path.exists():
+        return {}
+    if not resume:
+        raise RunError(
+            f"{folder} already holds a sweep; continue it with resume=True, or choose another folder"
+        )
+    earlier = read_json(path, "table of a sweep")
+    return {row["key"]: row for row in earlier if row["key"] in jobs and row["status"] == "done"}
+
+
+def _row(job: Row, outcome: Outcome) -> Row:
+    empty = dict.fromkeys(RESULTS)
+    done = outcome.value is not None
+    return {
+        "key": outcome.key,
+        **{axis: job[axis] for axis in AXES},
+        **empty,
+        **(outcome.value or {}),
+        "status": "done" if done else "failed",
+        "seconds": outcome.seconds,
+        "attempts": outcome.attempts,
+        "folder": job["folder"],
+        "error": outcome.error,
+        "trace": outcome.trace,
+    }
+
+
+def _save(folder: Path, jobs: Mapping[str, Any], rows: Mapping[str, Row]) -> SweepResult:
+    result = SweepResult(tuple(rows[key] for key in jobs if key in rows))
+    result.save(folder / "sweep.json")
+    result.save(folder / "sweep.csv")
+    return result
+
+
+def train_one(job: Row) -> Row:
+    """Train, evaluate and analyse the policy of one point of a sweep; runs on a worker.
+
+    Continues from the folder's last checkpoint when an earlier attempt left one.
+    """
+    from lipctrl.runs.design import design_policy
+    from lipctrl.runs.loop import Schedule, train
+    from lipctrl.training.environments import find_task
+
+    folder = Path(job["folder"])
+    write_json(folder / "worker.json", {"pid": os.getpid(), "host": socket.gethostname()})
+    task = find_task(job["env_id"], job["env_options"])
+    design = design_policy(
+        task,
+        **{
+            name: job[name]
+            for name in ("lipschitz", "parametrization", "width", "depth", "activation", "seed")
+        },
+    )
+    continued = (folder / "checkpoint.safetensors").exists()
+    if not continued:
+        # Killed between the first file and the first checkpoint: there is nothing to continue.
+        (folder / "config.json").unlink(missing_ok=True)
+    run = train(
+        job["env_id"],
+        design.policy,
+        job["algorithm"],
+        job["steps"],
+        job["seed"],
+        out=folder,
+        resume=continued,
+        schedule=Schedule(evaluation_episodes=job["episodes"]),
+        env_options=job["env_options"],
+        guarantee=design.guarantee,
+        progress=False,
+    )
+    certificate = run.certificate
+    return {
+        "mean_return": run.evaluation["mean_return"],
+        "standard_error": run.evaluation["standard_error"],
+        "certified_gain": certificate.gain,
+        "certified_radius": certificate.radius,
+        **_margins(task.plant, certificate),
+    }
+
+
+def _margins(plant: Any, certificate: Any) -> Row:
+    """Return the verdict on the linearised loop and, where it is certified, its incremental gain margin."""
+    if plant is None:
+        return {}
+    from lipctrl.analysis import analyze
+
+    report = analyze(plant.linearize(), certificate)
+    if str(report.verdict) != "certified":
+        return {"verdict": str(report.verdict)}
+    margin = report.incremental_gain_margin
+    return {
+        "verdict": str(report.verdict),
+        "margin_lower": float(margin.lower),
+        "margin": float(margin.upper) if math.isfinite(margin.upper) else None,
+    }

@@ -1,0 +1,328 @@
+"""Sweeps: every run in the table, failures said, killed workers retried, finished runs kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lipctrl
+from lipctrl.runs import executor
+from lipctrl.runs.executor import run_jobs
+from lipctrl.runs.files import RunError
+from lipctrl.runs.sweep import AXES, RESULTS, Range, SweepResult, sweep
+
+PENDULUM = "lipctrl/Pendulum-v0"
+QUICK: dict[str, Any] = {"steps": 1, "episodes": 4, "width": 4, "depth": 1, "workers": 0}
+
+
+def row(name: str, performance: float, margin: float | None, status: str = "done") -> dict[str, Any]:
+    table = dict.fromkeys([*AXES, *RESULTS])
+    return table | {
+        "key": name,
+        "lipschitz": name,
+        "mean_return": performance,
+        "certified_gain": 1.0,
+        "margin": margin,
+        "status": status,
+        "attempts": 1,
+        "error": None if status == "done" else "ValueError: no",
+    }
+
+
+# -- the table ---------------------------------------------------------------------------------------
+
+
+def test_pareto_front_is_what_nothing_beats() -> None:
+    rows = [
+        row("a", -1.0, 1.2),
+        row("dominated", -2.0, 1.1),
+        row("b", -3.0, 2.0),
+        row("same margin, worse", -4.0, 2.0),
+        row("uncertified", 0.0, None),
+        row("broken", 5.0, 9.0, status="failed"),
+    ]
+    result = SweepResult(tuple(rows))
+    assert [r["key"] for r in result.pareto()] == ["a", "b"]
+    assert [r["key"] for r in result.failures] == ["broken"]
+
+
+def test_front_agrees_with_the_one_that_is_drawn() -> None:
+    from lipctrl.plots.pareto import pareto_front, pareto_plot
+
+    rows = [row(str(i), float((7 * i) % 10), float((3 * i) % 10)) for i in range(10)]
+    result = SweepResult((*rows, row("uncertified", 99.0, None)))
+    drawn = pareto_front(result.points())  # type: ignore[arg-type]
+    assert [(p.margin, p.performance) for p in drawn] == [
+        (r["margin"], r["mean_return"]) for r in result.pareto()
+    ]
+    assert len(drawn) > 1
+    axes = pareto_plot(result.points())  # type: ignore[arg-type]
+    axes.figure.clear()
+
+
+def test_table_round_trip(tmp_path: Path) -> None:
+    result = SweepResult((row("a", -1.0, 1.2), row("b", -2.0, None)))
+    with result.save(tmp_path / "table.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["margin"] for line in lines] == ["1.2", ""]
+    assert list(lines[0]) == [*AXES, *RESULTS]
+    assert json.loads(result.save(tmp_path / "table.json").read_text()) == list(result.rows)
+    with pytest.raises(ValueError, match=r"\.csv or \.json"):
+        result.save(tmp_path / "table.xls")
+
+
+# -- the choice of runs ------------------------------------------------------------------------------
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **arguments: Any) -> list[dict[str, Any]]:
+    """Return the settings of a sweep's jobs; training is replaced by a stand-in."""
+    jobs: list[dict[str, Any]] = []
+
+    def stand_in(job: dict[str, Any]) -> dict[str, Any]:
+        jobs.append(job)
+        return {"mean_return": 0.0, "standard_error": 0.0, "certified_gain": 1.0, "margin": 1.0}
+
+    monkeypatch.setattr("lipctrl.runs.sweep.train_one", stand_in)
+    sweep(PENDULUM, out=tmp_path / "sweep", workers=0, **arguments)
+    return jobs
+
+
+def test_grid_is_the_product_of_its_axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    grid = {"lipschitz": [0.5, 1.0], "seed": [0, 1], "parametrization": ["lossless", "gershgorin"]}
+    jobs = recorded(monkeypatch, tmp_path, grid=grid)
+    chosen = {(j["lipschitz"], j["seed"], j["parametrization"]) for j in jobs}
+    assert len(jobs) == len(chosen) == 8
+    assert len({j["folder"] for j in jobs}) == 8
+
+
+def test_random_draws_distinct_runs_and_repeats_with_its_seed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grid = {"lipschitz": Range(0.1, 10.0), "seed": [0, 1]}
+    one, two = (
+        recorded(monkeypatch, tmp_path / name, grid=grid, random=6, sweep_seed=3) for name in ("a", "b")
+    )
+    values = [j["lipschitz"] for j in one]
+    assert values == [j["lipschitz"] for j in two]
+    assert len(set(values)) == 6
+    assert all(0.1 <= v <= 10.0 for v in values)
+    # More runs than there are combinations: each once.
+    assert len(recorded(monkeypatch, tmp_path / "c", grid={"seed": [0, 1, 2]}, random=50)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"grid": {"colour": [1]}}, "unknown axes"),
+        ({"grid": {"seed": []}}, "at least one value"),
+        ({"grid": {"algorithm": "apg"}}, "expected a list"),
+        ({"grid": {"lipschitz": Range(1.0, 2.0)}}, "random="),
+        ({"grid": {"algorithm": ["magic"]}}, "expected one of"),
+        ({"grid": {"env_id": ["NoSuchEnv-v0"]}}, "no environment"),
+        ({"random": 0}, "at least one run"),
+        ({"workers": -1}, "numbers >= 0"),
+        ({"workers": 0, "address": "auto"}, "address"),
+    ],
+)
+def test_errors_come_before_any_training(
+    arguments: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lipctrl.runs.sweep.train_one", lambda job: pytest.fail("training has begun"))
+    with pytest.raises(ValueError, match=message):
+        sweep(PENDULUM, out=tmp_path, **{"workers": 0, **arguments})
+
+
+def test_ranges_have_a_low_and_a_high_end() -> None:
+    with pytest.raises(ValueError, match="low < high"):
+        Range(2.0, 1.0)
+    with pytest.raises(ValueError, match="low < high"):
+        Range(0.0, 1.0)
+
+
+# -- running -----------------------------------------------------------------------------------------
+
+
+def test_runs_end_in_folders_certificates_and_one_table(tmp_path: Path) -> None:
+    seen: list[str] = []
+    result = sweep(
+        PENDULUM,
+        grid={"lipschitz": ["auto", 1e9], "seed": [0]},
+        out=tmp_path,
+        on_result=lambda r: seen.append(r["status"]),
+        **QUICK,
+    )
+    good, bad = result.rows
+    assert seen == ["done", "failed"]
+    assert good["verdict"] == "certified"
+    assert good["margin"] > 1.0
+    certificate = lipctrl.load_certificate(Path(good["folder"]) / "certificate.json")
+    assert lipctrl.check(certificate).ok
+    assert good["certified_gain"] == certificate.gain
+    # A budget beyond the stability radius cannot be certified: that run failed, and the sweep says so.
+    assert bad["status"] == "failed"
+    assert "stability radius" in bad["error"]
+    assert "Traceback" in bad["trace"]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == list(result.rows)
+    assert "stability radius" in str(result)
+
+
+def test_finished_runs_are_kept_and_failed_ones_run_again(tmp_path: Path) -> None:
+    grid = {"seed": [0, 1]}
+    first = sweep(PENDULUM, grid=grid, out=tmp_path, **QUICK)
+    spoiled = [dict(r) for r in first.rows]
+    spoiled[1]["status"] = "failed"
+    (tmp_path / "sweep.json").write_text(json.dumps(spoiled))
+    ran: list[int] = []
+    again = sweep(
+        PENDULUM, grid={"seed": [0, 1, 2]}, out=tmp_path, on_result=lambda r: ran.append(r["seed"]), **QUICK
+    )
+    assert ran == [1, 2]
+    assert again.rows[0] == first.rows[0]
+    assert [r["status"] for r in again.rows] == ["done"] * 3
+    with pytest.raises(RunError, match="resume=True"):
+        sweep(PENDULUM, grid=grid, out=tmp_path, resume=False, **QUICK)
+
+
+def test_other_settings_are_other_runs(tmp_path: Path) -> None:
+    sweep(PENDULUM, grid={"seed": [0]}, out=tmp_path, **QUICK)
+    ran: list[str] = []
+    sweep(
+        PENDULUM,
+        grid={"seed": [0]},
+        out=tmp_path,
+        env_options={"mass": 0.5},
+        on_result=lambda r: ran.append(r["key"]),
+        **QUICK,
+    )
+    assert len(ran) == 1
+
+
+def test_a_third_party_environment_has_no_margin_but_a_gain(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    result = sweep(
+        "InvertedPendulum-v5", grid={"seed": [0]}, algorithm="ppo", out=tmp_path, lipschitz=3.0, **QUICK
+    )
+    (only,) = result.rows
+    assert only["status"] == "done", only["error"]
+    assert only["verdict"] is None
+    assert only["margin"] is None
+    assert only["certified_gain"] <= 3.0 * (1.0 + 1e-3)
+    assert "no plant" in str(result)
+
+
+def test_the_extra_is_named_when_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"lipctrl\[ray\]"):
+        list(run_jobs(len, {"a": {}}, workers=1))  # type: ignore[arg-type]
+
+
+def test_an_interrupt_is_not_a_failure() -> None:
+    def stop(job: dict[str, Any]) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs(stop, {"a": {}}, workers=0))
+
+
+# -- Ray ---------------------------------------------------------------------------------------------
+
+
+def _kill_a_worker(folder: Path, killed: list[int], done: threading.Event) -> None:
+    """Send SIGKILL to the first worker that has saved a checkpoint and is still training."""
+    while not done.is_set():
+        for checkpoint in folder.glob("*/checkpoint.safetensors"):
+            run = checkpoint.parent
+            if not (run / "evaluation.json").exists():
+                killed.append(json.loads((run / "worker.json").read_text())["pid"])
+                os.kill(killed[0], signal.SIGKILL)
+                return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_eight_runs_on_two_workers_survive_the_kill_of_one(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    killed: list[int] = []
+    done = threading.Event()
+    killer = threading.Thread(target=_kill_a_worker, args=(tmp_path, killed, done))
+    killer.start()
+    try:
+        result = sweep(
+            PENDULUM,
+            grid={"lipschitz": ["auto", 0.5], "seed": [0, 1, 2, 3]},
+            steps=60_000,
+            episodes=16,
+            width=8,
+            depth=1,
+            workers=2,
+            out=tmp_path,
+        )
+    finally:
+        done.set()
+        killer.join()
+    assert len(killed) == 1
+    assert killed[0] != os.getpid()
+    assert [r["status"] for r in result.rows] == ["done"] * 8, [r["error"] for r in result.failures]
+    assert sorted(r["attempts"] for r in result.rows) == [1] * 7 + [2]
+    assert all(
+        lipctrl.check(lipctrl.load_certificate(Path(r["folder"]) / "certificate.json")).ok
+        for r in result.rows
+    )
+    # The run that was killed went on from its checkpoint, to the same weights as without the kill.
+    (retried,) = (r for r in result.rows if r["attempts"] == 2)
+    undisturbed = sweep(
+        PENDULUM,
+        grid={"lipschitz": [retried["lipschitz"]], "seed": [retried["seed"]]},
+        steps=60_000,
+        episodes=16,
+        width=8,
+        depth=1,
+        workers=0,
+        out=tmp_path / "again",
+    ).rows[0]
+    assert undisturbed["mean_return"] == retried["mean_return"]
+
+
+@pytest.mark.slow
+def test_a_job_that_always_dies_is_given_up_and_failures_carry_their_reason(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    # In a process of its own: functions of this test module are not importable on a worker.
+    script = """
+import os, signal
+from lipctrl.runs.executor import run_jobs
+
+def job(settings):
+    if settings["do"] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if settings["do"] == "fail":
+        raise ValueError("this one cannot work")
+    return {"answer": settings["do"]}
+
+jobs = {name: {"do": name} for name in ("die", "fail", "work")}
+for o in run_jobs(job, jobs, workers=2, max_retries=1):
+    print(o.key, o.value, o.attempts, o.error, sep="|")
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    lines = sorted(line for line in finished.stdout.splitlines() if line.count("|") == 3)
+    assert lines[0].startswith("die|None|2|the worker died in all of 2 attempts"), finished.stdout
+    assert lines[1] == "fail|None|1|ValueError: this one cannot work"
+    assert lines[2] == "work|{'answer': 'work'}|1|None"
+
+
+def test_jobs_run_in_order_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "_import_ray", lambda: pytest.fail("Ray was imported"))
+    outcomes = list(run_jobs(lambda job: {"twice": 2 * job["x"]}, {"a": {"x": 1}, "b": {"x": 2}}, workers=0))
+    assert [(o.key, o.value) for o in outcomes] == [("a", {"twice": 2}), ("b", {"twice": 4})]
+    assert all(o.error is None and o.attempts == 1 for o in outcomes)

@@ -1,20 +1,46 @@
-"""Closed-loop analysis: from a plant and an incremental ball of policies to verdicts and margins."""
+"""Closed-loop analysis: from a plant and an incremental ball of policies to verdicts and margins.
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
-from lipctrl.analysis.hinf import HinfNorm, hinf_norm
-from lipctrl.analysis.loop import BallTest, ball_test, nominal_loop
-from lipctrl.analysis.plant import Realization, as_realization
-from lipctrl.analysis.verdict import Verdict
+Names are loaded on first use, so that a check of one criterion does not pay for the others.
+"""
 
-__all__ = [
-    "BallTest",
-    "HinfNorm",
-    "IncrementalBall",
-    "Realization",
-    "Verdict",
-    "as_ball",
-    "as_realization",
-    "ball_test",
-    "hinf_norm",
-    "nominal_loop",
-]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# name -> module of this package that defines it
+_PUBLIC = {
+    "IncrementalBall": "ball",
+    "as_ball": "ball",
+    "CriterionResult": "circle",
+    "circle_criterion": "circle",
+    "max_slope": "circle",
+    "small_gain": "circle",
+    "HinfNorm": "hinf",
+    "hinf_norm": "hinf",
+    "BallTest": "loop",
+    "ball_test": "loop",
+    "nominal_loop": "loop",
+    "Realization": "plant",
+    "as_realization": "plant",
+    "stability_radius": "radius",
+    "DiskMargin": "disk",
+    "disk_margin": "disk",
+    "StabilityReport": "report",
+    "TestResult": "report",
+    "Verdict": "verdict",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'lipctrl.analysis' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"lipctrl.analysis.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

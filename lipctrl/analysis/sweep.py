@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ class ModalSweep:
     vectors: np.ndarray
     b: np.ndarray
     c: np.ndarray
+    direct: bool = False
 
     @classmethod
     def of(cls, form: PopovForm, modes: Modes | None = None) -> ModalSweep | None:
@@ -37,7 +38,15 @@ class ModalSweep:
             b = np.linalg.solve(vectors, system.B)
         except np.linalg.LinAlgError:
             return None
-        return cls(form, poles, vectors, b, system.C @ vectors) if np.isfinite(b).all() else None
+        if not np.isfinite(b).all():
+            return None
+        sweep = cls(form, poles, vectors, b, system.C @ vectors)
+        probe = np.array([float(np.abs(poles).mean())])
+        if system.is_discrete:
+            probe = np.array([0.5 * system.highest_frequency])
+        modal, direct = sweep.responses(probe), system.response(float(probe[0]))
+        # Without a basis of eigenvectors the expansion cancels: solve at every frequency instead.
+        return sweep if np.allclose(modal[0], direct, rtol=1e-6, atol=0.0) else replace(sweep, direct=True)
 
     def grid(self) -> np.ndarray:
         """Return frequencies [rad/s] at, between and beyond the modes."""
@@ -65,11 +74,24 @@ class ModalSweep:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return 1.0 / (points[:, None] - self.poles[None])
 
+    def responses(self, omegas: np.ndarray) -> np.ndarray:
+        """Return the frequency responses, shape (frequencies, p, m)."""
+        system = self.form.system
+        if not self.direct:
+            with np.errstate(invalid="ignore", over="ignore"):
+                return (self.c * self._resolvent(omegas)[:, None, :]) @ self.b + system.D
+        return np.stack([self._solved(float(omega)) for omega in omegas])
+
+    def _solved(self, omega: float) -> np.ndarray:
+        try:
+            return self.form.system.response(omega)
+        except np.linalg.LinAlgError:
+            return np.full(self.form.system.D.shape, np.nan, dtype=np.complex128)
+
     def lowest(self, omegas: np.ndarray) -> np.ndarray:
         """Return λ_min(Φ(ω)) for each ω; inf where it cannot be evaluated."""
         with np.errstate(invalid="ignore", over="ignore"):
-            g = (self.c * self._resolvent(omegas)[:, None, :]) @ self.b + self.form.system.D
-            phi = self.form.of_response(g)
+            phi = self.form.of_response(self.responses(omegas))
         good = np.isfinite(phi).all(axis=(1, 2))
         if phi.shape[1] == 1:
             values = phi[:, 0, 0].real

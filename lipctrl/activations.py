@@ -30,6 +30,10 @@ class Activation:
         """Return the Lipschitz constant of σ in the l2 norm."""
         return max(abs(self.lower), abs(self.upper))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The table is the identity of an activation; its function cannot travel.
+        return activation, (self.to_dict(),)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that certificates hold."""
         return {"name": self.name, **(self.params or {})}

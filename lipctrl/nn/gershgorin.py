@@ -164,7 +164,7 @@ class GershgorinBlock(CertifiedModule):
         eye = torch.eye(out_features, in_features)
         self.skip = nn.Parameter(eye.expand(depth, -1, -1).clone())
         self.read = nn.Parameter(_xavier(depth, width, in_features))
-        self.inner = nn.Parameter(_xavier(depth, n - 1, width, width))
+        self.inner = nn.Parameter(_xavier(depth, n - 1, width, width)) if n > 1 else None
         self.write = nn.Parameter(_xavier(depth, out_features, width))
         self.angle = nn.Parameter(torch.full((depth,), torch.pi / 4 / depth))
         bound = width**-0.5
@@ -186,7 +186,8 @@ class GershgorinBlock(CertifiedModule):
         v = self._scales()
         size = abs(sigma.lower) + abs(sigma.upper)
         c = []
-        for l, weight in enumerate((self.read, *self.inner.unbind(1)), start=1):
+        inner = () if self.inner is None else self.inner.unbind(1)
+        for l, weight in enumerate((self.read, *inner), start=1):
             row = _absolute(weight, v[l - 1]) / v[l]
             c.append(weight * (ROW_LIMIT / (ROW_LIMIT + size * row))[..., None])
         angle = self.angle[:, None, None]

@@ -170,15 +170,11 @@ class AOLLayer(CertifiedModule):
         row = (w.mT @ w).abs().sum(-1)
         # Where a column is zero its scale is irrelevant; 1 keeps value and gradient finite.
         scale = torch.where(row > 0.0, row, torch.ones_like(row)).rsqrt()
-        gain = (
-            self.lipschitz * reserved(w.dtype, 1) * (1.0 - 4.0 * self.in_features * torch.finfo(w.dtype).eps)
-        )
-        linear = Affine(gain * w * scale, self.bias)
-        return (
-            linear
-            if self.activation is None
-            else chain(linear, Pointwise(self.activation.to_dict(), self.out_features))
-        )
+        rounding = 1.0 - 4.0 * self.in_features * torch.finfo(w.dtype).eps
+        linear = Affine(self.lipschitz * reserved(w.dtype, 1) * rounding * w * scale, self.bias)
+        if self.activation is None or self.activation.name == "identity":
+            return linear
+        return chain(linear, Pointwise(self.activation.to_dict(), self.out_features))
 
     def extra_repr(self) -> str:
         return f"{self.in_features} → {self.out_features}, lipschitz={self.lipschitz:g}"

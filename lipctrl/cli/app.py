@@ -200,29 +200,27 @@ def sweep(
     grid: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=V1,V2,…; names: lipschitz seed parametrization env_id algorithm steps width depth."
+            help="NAME=V1,V2,… or, with --random, NAME=LOW:HIGH; repeatable. Names: lipschitz seed parametrization "
+            "env_id algorithm steps width depth activation. [seed=0,1,2,3,4]"
         ),
     ] = None,
-    random: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=LOW,HIGH (log-uniform) or NAME=V1,V2,V3 (choice), with --samples."),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Runs of a random sweep.")] = 8,
+    random: Annotated[int | None, typer.Option(help="Draw this many combinations; all without it.")] = None,
     algorithm: Annotated[str, typer.Option(help="apg, ppo or imitation.")] = "apg",
-    steps: Annotated[int, typer.Option(help="Environment steps of each run.")] = 200_000,
-    out: Annotated[Path, typer.Option(help="Folder of the sweep.")] = Path("runs/sweep"),
-    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+    steps: Annotated[int | None, typer.Option(help="Environment steps of each run.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; the same folder resumes it.")] = Path(
+        "runs/sweep"
+    ),
+    workers: Annotated[int, typer.Option(help="Runs at a time; 0 runs here, without Ray.")] = 2,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; local without it.")] = None,
     retries: Annotated[int, typer.Option(help="Times that a run is tried again after its worker died.")] = 2,
 ) -> None:
     """Train many policies on Ray, resumable; table and Pareto front of performance against margin."""
     from lipctrl.cli.sweeping import run_sweep
 
-    run_sweep(
+    done = run_sweep(
         env,
         grid=grid or [],
-        random=random or [],
-        samples=samples,
+        random=random,
         algorithm=algorithm,
         steps=steps,
         out=out,
@@ -231,6 +229,7 @@ def sweep(
         retries=retries,
         say=_say,
     )
+    raise typer.Exit(0 if done else 1)
 
 
 @app.command()

@@ -12,44 +12,58 @@ def run_sweep(
     env: str,
     *,
     grid: list[str],
-    random: list[str],
-    samples: int,
+    random: int | None,
     algorithm: str,
-    steps: int,
+    steps: int | None,
     out: Path,
     workers: int,
     address: str | None,
     retries: int,
     say: Callable[[str], None],
-) -> None:
-    """Run the sweep, print its table and write table and Pareto plot."""
+) -> bool:
+    """Run the sweep, print its table, draw its Pareto plot; return whether every run succeeded."""
     from lipctrl.runs.sweep import sweep
+
+    def tell(row: dict[str, Any]) -> None:
+        say(f"{row['folder'] and Path(row['folder']).name}: {row['status']}, {row['seconds']:.0f} s")
 
     result = sweep(
         env,
-        grid=_choices(grid, "--grid") or None,
-        random={"samples": samples, **_choices(random, "--random")} if random else None,
+        grid=_axes(grid) or None,
+        random=random,
         algorithm=algorithm,
         steps=steps,
-        out=str(out),
+        out=out,
         workers=workers,
         address=address,
         max_retries=retries,
+        on_result=tell,
     )
     say(str(result))
-    for suffix in (".csv", ".json"):
-        result.save(out / f"sweep{suffix}")
-    say(f"written to {out / 'sweep.csv'} and {out / 'sweep.json'}")
+    picture = _draw(result, out)
+    say(f"written to {out / 'sweep.csv'}, {out / 'sweep.json'}" + (f", {picture}" if picture else ""))
+    if result.failures:
+        say(f"{len(result.failures)} runs failed; the same command tries them again")
+    return not result.failures
 
 
-def _choices(items: list[str], flag: str) -> dict[str, list[Any]]:
-    """Read NAME=V1,V2 as a list of JSON values or words."""
-    out: dict[str, list[Any]] = {}
+def _axes(items: list[str]) -> dict[str, Any]:
+    """Read NAME=V1,V2 as a list of values, NAME=LOW:HIGH as a logarithmic range."""
+    from lipctrl.runs.sweep import Range
+
+    out: dict[str, Any] = {}
     for item in items:
         name, equals, text = item.partition("=")
         if not (name and equals and text):
-            raise ValueError(f"{flag} {item!r}; expected NAME=V1,V2,…")
-        out[name] = [_word(v) for v in text.split(",")]
+            raise ValueError(f"--grid {item!r}; expected NAME=V1,V2,… or NAME=LOW:HIGH")
+        low, colon, high = text.partition(":")
+        if colon and "," not in text and name != "env_id":
+            try:
+                out[name] = Range(float(low), float(high))
+            except ValueError as error:
+                raise ValueError(f"--grid {item!r}: {error}") from error
+        else:
+            out[name] = [_word(v) for v in text.split(",")]
     return out
 
 
@@ -58,3 +72,17 @@ def _word(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def _draw(result: Any, out: Path) -> Path | None:
+    """Draw performance against certified margin, where anything was certified."""
+    if not result.pareto():
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from lipctrl.plots import pareto_plot
+
+    path = out / "pareto.png"
+    pareto_plot(result.points()).get_figure().savefig(path, dpi=150)
+    return path

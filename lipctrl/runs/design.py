@@ -175,6 +175,5 @@ def build_policy(
 
 
 def _observation_scale(task: Task, seed: int) -> np.ndarray:
-    """Return powers of two near the size of each observation: they scale without rounding."""
-    size = measure_observation_scale(task, seed)
-    return 2.0 ** np.round(np.log2(size))
+    """Return the powers of two above the size of each observation: they scale without rounding."""
+    return 2.0 ** np.ceil(np.log2(measure_observation_scale(task, seed)))

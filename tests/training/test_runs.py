@@ -1,0 +1,355 @@
+"""Run folders: whole at any moment, exact when continued, and clear about what is damaged."""
+
+from __future__ import annotations
+
+import errno
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import lipctrl
+from lipctrl.runs import RunError, Schedule, StabilityGuarantee, load_run
+from lipctrl.runs.files import read_tensors, write_bytes, write_json, write_tensors
+from lipctrl.runs.folder import RunWriter
+from lipctrl.runs.guarantee import GuaranteeBrokenError
+from lipctrl.runs.state import flatten, unflatten
+from lipctrl.training import APGConfig, ImitationConfig, PPOConfig, TrainingDivergedError
+
+SMALL = {
+    "apg": APGConfig(environments=4, horizon=8, value_width=8),
+    "ppo": PPOConfig(environments=4, horizon=16, epochs=2, minibatches=2, value_width=8),
+    "imitation": ImitationConfig(environments=4, horizon=10, updates=5, minibatch=16),
+}
+OFTEN = Schedule(evaluate_every=2, checkpoint_every=2, validation_episodes=4, evaluation_episodes=4)
+ENV = "lipctrl/Pendulum-v0"
+GAIN = [[15.0, 5.0]]
+
+
+def small_policy(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = lipctrl.LipschitzResNet(2, 1, lipschitz=1.0, width=8, depth=1)
+        return lipctrl.ResidualPolicy(GAIN, network, action_limits=5.0)
+
+
+def short_run(out, algorithm="apg", iterations=6, **arguments):
+    config = SMALL[algorithm]
+    steps = iterations * config.environments * config.horizon
+    arguments = {
+        "schedule": OFTEN,
+        "config": config,
+        "policy": small_policy(),
+        "progress": False,
+        **arguments,
+    }
+    return lipctrl.train(ENV, algorithm=algorithm, steps=steps, out=out, **arguments)
+
+
+def weights(path):
+    return read_tensors(path / "weights.safetensors", "weights")[0]
+
+
+def same(a, b):
+    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("algorithm", list(SMALL))
+def test_a_run_folder_gives_back_the_policy_that_was_trained(tmp_path, algorithm):
+    policy = small_policy()
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    run = short_run(tmp_path / "run", algorithm, policy=policy)
+    assert not same(before, policy.state_dict())
+    again = load_run(tmp_path / "run")
+    y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(again.policy(y), policy(y))
+        np.testing.assert_allclose(run.certificate.evaluate(y.numpy()), policy(y).numpy(), atol=1e-5)
+    assert lipctrl.check(again.certificate).ok
+    assert again.certificate.radius <= 1.0 * (1 + 1e-3)
+    assert again.metrics["iteration"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.isfinite(again.metrics["validation_return"][1::2]).all()
+    assert again.evaluation["episodes"] == 4
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it and nothing is saved after it."""
+
+
+@pytest.mark.parametrize("algorithm", list(SMALL))
+@pytest.mark.parametrize("killed_at", [1, 3, 4])
+def test_a_killed_run_continues_bit_by_bit(tmp_path, monkeypatch, algorithm, killed_at):
+    whole = short_run(tmp_path / "whole", algorithm)
+    log = RunWriter.log
+
+    def dying(self, row):
+        log(self, row)
+        if row["iteration"] == killed_at:
+            raise Killed
+
+    monkeypatch.setattr(RunWriter, "log", dying)
+    with pytest.raises(Killed):
+        short_run(tmp_path / "killed", algorithm)
+    monkeypatch.setattr(RunWriter, "log", log)
+    resumed = short_run(tmp_path / "killed", algorithm, policy=None, resume=True)
+    assert same(weights(whole.path), weights(resumed.path))
+    assert whole.evaluation["returns"] == resumed.evaluation["returns"]
+    for name, column in whole.metrics.items():
+        if name not in ("seconds", "steps_per_second"):
+            np.testing.assert_array_equal(column, resumed.metrics[name], err_msg=name)
+
+
+SCRIPT = """
+import sys
+from tests.training import test_runs as t
+import lipctrl, torch
+from lipctrl.runs import Schedule
+from lipctrl.training import PPOConfig
+policy = None
+if sys.argv[2] == "new":
+    torch.manual_seed(1)
+    net = lipctrl.LipschitzResNet(3, 1, lipschitz=10.0, width=8, depth=1)
+    policy = lipctrl.LipschitzPolicy(net, action_limits=2.0)
+lipctrl.train("Pendulum-v1", policy, "ppo", 30 * 8 * 16, 3, "cpu", sys.argv[1], sys.argv[2] == "resume",
+    config=PPOConfig(environments=8, horizon=16, epochs=2, value_width=8) if policy else None,
+    schedule=Schedule(5, 5, 4, 4) if policy else None, progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_resume_equals_the_unkilled_run(tmp_path):
+    def start(folder, mode):
+        code = SCRIPT.replace("from tests.training import test_runs as t\n", "")
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(folder), mode], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+
+    assert start(tmp_path / "whole", "new").wait(300) == 0
+    process = start(tmp_path / "killed", "new")
+    metrics = tmp_path / "killed" / "metrics.csv"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") > 8):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "evaluation.json").exists()
+    assert start(tmp_path / "killed", "resume").wait(300) == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert (
+        load_run(tmp_path / "whole").evaluation["returns"]
+        == load_run(tmp_path / "killed").evaluation["returns"]
+    )
+
+
+@pytest.mark.parametrize("mode", ["ppo"])
+def test_black_boxes_continue_bit_by_bit_too(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("lipctrl.training.environments.TWINS", {})
+
+    def run(out, **arguments):
+        torch.manual_seed(0)
+        policy = lipctrl.LipschitzPolicy(lipctrl.LipschitzResNet(3, 1, lipschitz=5.0, width=8, depth=1))
+        arguments = {"policy": policy, "config": SMALL[mode], "schedule": Schedule(10, 2, 2, 2), **arguments}
+        return lipctrl.train(
+            "Pendulum-v1", algorithm=mode, steps=5 * 64, out=out, progress=False, **arguments
+        )
+
+    whole = run(tmp_path / "whole")
+    log = RunWriter.log
+
+    def dying(self, row):
+        log(self, row)
+        if row["iteration"] == 3:
+            raise Killed
+
+    monkeypatch.setattr(RunWriter, "log", dying)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed")
+    monkeypatch.setattr(RunWriter, "log", log)
+    resumed = run(tmp_path / "killed", policy=None, resume=True)
+    assert same(weights(whole.path), weights(resumed.path))
+
+
+def test_ctrl_c_saves_and_the_run_goes_on_from_there(tmp_path):
+    def interrupt(checkpoint):
+        if checkpoint.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole = short_run(tmp_path / "whole", "ppo")
+    with pytest.raises(KeyboardInterrupt):
+        short_run(tmp_path / "run", "ppo", callbacks=[interrupt])
+    assert load_run(tmp_path / "run").metrics["iteration"].tolist() == [1, 2]
+    resumed = short_run(tmp_path / "run", "ppo", policy=None, resume=True)
+    assert same(weights(whole.path), weights(resumed.path))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nan_rewards_stop_with_the_last_good_state(tmp_path, monkeypatch):
+    from lipctrl.training.rollout import PlantSimulator
+
+    step, calls = PlantSimulator.step, []
+
+    def poisoned(self, action):
+        calls.append(0)
+        result = step(self, action)
+        if len(calls) > 8 * 4 + 3:
+            return result._replace(reward=result.reward * float("nan"))
+        return result
+
+    monkeypatch.setattr(PlantSimulator, "step", poisoned)
+    with pytest.raises(TrainingDivergedError, match=r"reward became NaN .* iteration 5;.*of iteration 4"):
+        short_run(tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert all(torch.isfinite(v).all() for v in run.policy.state_dict().values())
+    assert lipctrl.check(run.certificate).ok
+    monkeypatch.setattr(PlantSimulator, "step", step)
+    assert short_run(tmp_path / "run", policy=None, resume=True).metrics["iteration"].tolist() == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
+    run = short_run(tmp_path / "run", iterations=2)
+    kept = {p: p.read_bytes() for p in run.path.iterdir() if p.is_file()}
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="the disk is full.*intact.*resume"):
+        write_bytes(run.path / "weights.safetensors", b"new")
+    with pytest.raises(RunError, match="the disk is full"):
+        RunWriter(run.path).save_certificate(run.certificate)
+    assert {p: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == kept
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(tmp_path):
+    run = short_run(tmp_path / "run")
+    path = run.path / "checkpoint.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RunError, match=r"checkpoint .* is damaged.*of iteration 4, is intact.*mv "):
+        short_run(run.path, policy=None, resume=True, iterations=8)
+    (run.path / "checkpoint.previous.safetensors").rename(path)
+    assert short_run(run.path, policy=None, resume=True, iterations=8).metrics["iteration"][-1] == 8
+    path.unlink()
+    (run.path / "checkpoint.previous.safetensors").unlink()
+    with pytest.raises(RunError, match=r"missing.*no other checkpoint"):
+        short_run(run.path, policy=None, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "not valid JSON"),
+        ("config.json", b"{}", "not the config of a lipctrl run"),
+        ("weights.safetensors", b"garbage", "trained weights .* damaged"),
+        ("weights.safetensors", None, "missing"),
+        ("certificate.json", None, "no certificate yet"),
+        ("evaluation.json", b"[", "not valid JSON"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content, message):
+    run = short_run(tmp_path / "run", iterations=1)
+    if content is None:
+        (run.path / name).unlink()
+    else:
+        (run.path / name).write_bytes(content)
+
+    def read_all():
+        found = load_run(run.path)
+        return found.policy, found.certificate, found.evaluation
+
+    with pytest.raises(RunError, match=message):
+        read_all()
+
+
+def test_a_folder_is_never_overwritten_and_never_continued_as_something_else(tmp_path):
+    short_run(tmp_path / "run", iterations=1)
+    with pytest.raises(RunError, match="already holds a run"):
+        short_run(tmp_path / "run")
+    with pytest.raises(RunError, match="seed=0, and 1 was given"):
+        short_run(tmp_path / "run", policy=None, resume=True, seed=1)
+    with pytest.raises(RunError, match="not a folder"):
+        short_run(tmp_path / "elsewhere", policy=None, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"algorithm": "magic"}, "algorithm is 'magic'; expected one of apg, ppo, imitation"),
+        ({"policy": None}, "policy is None"),
+        ({"steps": 0}, "steps is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"config": SMALL["ppo"]}, "apg takes a APGConfig"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, arguments, message):
+    call = {"policy": small_policy(), "out": tmp_path / "run", **arguments}
+    with pytest.raises(ValueError, match=message):
+        lipctrl.train(ENV, **call)
+    assert not (tmp_path / "run").exists()
+
+
+def test_policies_of_other_dimensions_are_refused(tmp_path):
+    policy = lipctrl.LipschitzPolicy(lipctrl.LipschitzResNet(3, 1, width=4))
+    with pytest.raises(ValueError, match="in_features=3; .* needs 2"):
+        lipctrl.train(ENV, policy, out=tmp_path / "run")
+
+
+def test_the_guarantee_is_proved_at_every_checkpoint(tmp_path):
+    guarantee = StabilityGuarantee(np.array(GAIN), 1.5)
+    run = short_run(tmp_path / "run", guarantee=guarantee)
+    ratios = run.metrics["guarantee"][1::2]
+    assert (ratios > 1.4).all()
+    assert (ratios < 1.6).all()
+    with pytest.raises(GuaranteeBrokenError, match="not below the stability radius 0.5"):
+        short_run(tmp_path / "too-large", guarantee=StabilityGuarantee(np.array(GAIN), 0.5))
+    with pytest.raises(GuaranteeBrokenError, match="not the gain K"):
+        short_run(tmp_path / "other-gain", guarantee=StabilityGuarantee(np.array([[15.0, 4.0]]), 5.0))
+
+
+def test_training_stops_early_at_the_target(tmp_path):
+    schedule = Schedule(2, 2, 4, 4, target_return=-1e9)
+    assert short_run(tmp_path / "run", schedule=schedule).metrics["iteration"].tolist() == [1, 2]
+    schedule = Schedule(1, 2, 4, 4, patience=1)
+    stopped = short_run(tmp_path / "patient", "imitation", 60, schedule=schedule)
+    returns = stopped.metrics["validation_return"]
+    assert len(returns) < 60
+    assert returns[-1] <= returns[:-1].max()
+    assert stopped.config["schedule"]["patience"] == 1
+
+
+def test_state_survives_the_round_trip_exactly(tmp_path):
+    state = {
+        "a": [1, 2.5, float("-inf"), None, True, "word"],
+        "b": {0: torch.randn(2, generator=torch.Generator().manual_seed(0)), "c": (torch.tensor(3),)},
+    }
+    tensors, skeleton = flatten(state)
+    write_tensors(tmp_path / "x", tensors, skeleton)
+    back = unflatten(*read_tensors(tmp_path / "x", "state"))
+    assert back["a"] == state["a"]
+    assert torch.equal(back["b"][0], state["b"][0])
+    assert torch.equal(back["b"]["c"][0], state["b"]["c"][0])
+    with pytest.raises(TypeError, match=r"state\.x of type object"):
+        flatten({"x": object()})
+
+
+def test_json_refuses_numbers_that_it_has_not(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not (tmp_path / "x.json").exists()

@@ -25,7 +25,7 @@ def output(net, x):
         return net(x)
 
 
-@pytest.fixture()
+@pytest.fixture
 def x():
     return torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
 

@@ -26,7 +26,9 @@ _MODULES = {
     "gershgorin": ("GershgorinDiscs", "gershgorin_discs", "gershgorin_plot", "lmi_matrix"),
     "tree": ("TreeRow", "tree_rows", "tree_plot"),
     "run_figures": ("RUN_FIGURES", "run_figure"),
+    "html_report": ("html_page", "report_figures", "report_plot"),
     "encoding": ("figure_png", "figure_svg", "figure_html"),
+    "style": ("subplots",),
 }
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
 

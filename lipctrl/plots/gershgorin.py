@@ -33,8 +33,8 @@ class GershgorinDiscs:
 
     @property
     def reaching_left(self) -> np.ndarray:
-        """Tell which discs reach left of zero by more than rounding."""
-        return self.centers - self.radii < -1e-9 * np.abs(self.centers)
+        """Tell which discs reach left of zero by more than rounding in single precision."""
+        return self.centers - self.radii < -1e-6 * np.abs(self.centers)
 
 
 def lmi_matrix(certificate: Certificate) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -111,7 +111,7 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Circle
 
-    ax = axes_or_new(ax, (6.4, 5.2))
+    ax = axes_or_new(ax, (5.6, 5.8))
     left = discs.reaching_left
     for chosen, color, name in ((~left, SKY, "disc right of 0"), (left, FALSIFIED, "disc reaches left of 0")):
         patches = [
@@ -132,5 +132,5 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
     ax.set(xlim=(low - 0.05 * (high - low), high + 0.05 * (high - low)), ylim=(-1.1 * reach, 1.1 * reach))
     ax.set(xlabel="Re", ylabel="Im", title=title or "Gershgorin discs of the LMI matrix N")
     ax.set_aspect("equal")
-    legend_below(ax, 2)
+    legend_below(ax)
     return ax

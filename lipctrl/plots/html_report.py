@@ -1,4 +1,4 @@
-"""A stability report as one self-contained page: every claim with its scope, every figure inside."""
+"""A stability report as one self-contained HTML page: verdict, scope, margins, criteria and figures."""
 
 from __future__ import annotations
 
@@ -8,137 +8,188 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lipctrl.plots.encoding import figure_html
+from lipctrl.plots.response import LoopResponse, response_of_loop
+from lipctrl.plots.style import BLUE, GREY, ORANGE, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from lipctrl.analysis.report import StabilityReport
+COLORS = {"certified": BLUE, "inconclusive": ORANGE, "nominally unstable": VERMILION, "ill-posed": VERMILION}
 
-CSS = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.verdict { display: inline-block; padding: .1rem .7rem; border-radius: .4rem; color: white; background: #555; }
-.verdict.certified { background: #00694b; } .verdict.nominally-unstable, .verdict.ill-posed { background: #a03c00; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #ddd; }
-figure { margin: 1rem 0 2rem; } figcaption { color: #444; font-size: .9rem; }
-.scope li { font-weight: 600; } footer { color: #444; font-size: .9rem; margin-top: 2rem; }
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem; }
+h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }
+.verdict { display: inline-block; color: #fff; padding: .3rem .9rem; border-radius: .3rem; font-weight: 700;
+  font-size: 1.2rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
+th { font-weight: 600; color: #555; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+figure { margin: 1rem 0; }
+figcaption, .note { color: #555; font-size: .92rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem;
+  align-items: start; }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem; border-radius: .3rem; }
+@media (max-width: 30rem) { .figures { grid-template-columns: 1fr; } }
 """
 
 
-def report_plot(report: StabilityReport, *, ax: Axes | None = None) -> Axes:
-    """Draw the loop of a report against its ball: the singular values of T with 1/ρ and the proved norm."""
-    from lipctrl.plots.response import loop_response
+def _response(report: Any) -> LoopResponse:
+    return response_of_loop(report.loop, report.ball, report.hinf, str(report.verdict))
+
+
+def report_plot(report: Any, *, ax: Axes | None = None) -> Axes:
+    """Draw the loop of a report against its ball: a Nyquist plot for one input, else singular values of T.
+
+    Parameters
+    ----------
+    report : `lipctrl.analysis.StabilityReport`.
+    """
+    from lipctrl.plots.nyquist import nyquist_plot
     from lipctrl.plots.sigma import sigma_plot
 
-    return sigma_plot(loop_response(report.loop.plant, report.ball), ax=ax)
+    response = _response(report)
+    if response.plant.shape[2] == 1 and response.radius > 0.0:
+        return nyquist_plot(response, ax=ax)
+    return sigma_plot(response, ax=ax)
 
 
-def html_page(report: StabilityReport) -> str:
-    """Return a report as one HTML page without outside references (no scripts, fonts or links)."""
-    verdict = str(report.verdict)
-    scope = report.scope or ("all inputs and all initial states",)
-    parts = [
-        "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>Stability report: {_text(verdict)}</title><style>{CSS}</style></head><body>",
-        "<h1>Closed-loop stability report</h1>",
-        f"<p>Verdict: <strong class='verdict {verdict.replace(' ', '-')}'>{_text(verdict)}</strong></p>",
-        _table([("Plant", report.plant), ("Policy", report.policy), ("Nominal loop", str(report.hinf))]),
-        "<h2>What exactly is claimed</h2>",
-        "<ul class='scope'>" + "".join(f"<li>{_text(line)}</li>" for line in scope) + "</ul>",
-        "<h2>Margins</h2>",
-        _table(_margin_rows(report)),
-        "<h2>Criteria</h2>",
-        _criteria(report),
-        "<h2>Figures</h2>",
-        *_figures(report),
-        "<footer>" + "".join(f"<p>{_text(line)}</p>" for line in _conventions()) + "</footer></body></html>",
-    ]
-    return "\n".join(parts)
+def report_figures(report: Any) -> dict[str, Figure]:
+    """Draw the figures of a report; caption -> figure, in the order of the page."""
+    drawn: dict[str, Callable[[], Axes]] = {}
+    response = _response(report)
+    if response.plant.shape[2] == 1 and response.radius > 0.0:
+        drawn["The loop, the set that the ball of policies forbids, and its centre."] = lambda: report_plot(
+            report
+        )
+    if response.transformed is not None:
+        drawn["Singular values of T over frequency; certified while the proved peak stays below 1/ρ."] = (
+            lambda: _sigma(response)
+        )
+    if report.incremental_gain_margin is not None and response.radius > 0.0:
+        drawn[
+            "The whole policy scaled by k: certified where the proved product is below 1, falsified where a policy of the "
+            "ball was found that destabilises."
+        ] = lambda: _margins(report)
+    if report.loop.is_stable and report.loop.plant.states:
+        drawn[
+            "Closed-loop poles of sampled linear policies of the ball. Samples illustrate, they prove nothing."
+        ] = lambda: _poles(report)
+    figures = {}
+    for caption, draw in drawn.items():
+        figure = draw().get_figure(root=True)
+        assert figure is not None
+        figures[caption] = figure
+    return figures
 
 
-def _conventions() -> tuple[str, ...]:
+def _sigma(response: LoopResponse) -> Axes:
+    from lipctrl.plots.sigma import sigma_plot
+
+    return sigma_plot(response)
+
+
+def _margins(report: Any) -> Axes:
+    from lipctrl.plots.margins import gain_sweep, gain_sweep_plot
+
+    return gain_sweep_plot(gain_sweep(report.loop.plant, report.ball, margin=report.incremental_gain_margin))
+
+
+def _poles(report: Any) -> Axes:
+    from lipctrl.plots.poles import pole_spread, pole_spread_plot
+
+    return pole_spread_plot(pole_spread(report.loop.plant, report.ball))
+
+
+def html_page(report: Any) -> str:
+    """Return a report as one HTML page that needs no other file and no network.
+
+    Parameters
+    ----------
+    report : `lipctrl.analysis.StabilityReport`.
+    """
+    from matplotlib import pyplot as plt
+
     from lipctrl.analysis.report import CONVENTIONS
 
-    return CONVENTIONS
+    figures = report_figures(report)
+    pictures = "".join(figure_html(figure, caption) for caption, figure in figures.items())
+    for figure in figures.values():
+        plt.close(figure)
+    verdict = str(report.verdict)
+    scope = report.scope or ("all inputs and all initial states of the given plant",)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Closed-loop report: {_text(verdict)}</title><style>{STYLE}</style></head><body>",
+        "<h1>Closed-loop stability report</h1>",
+        f'<p><span class="verdict" style="background:{COLORS.get(verdict, GREY)}">{_text(verdict)}</span></p>',
+        f"<table><tr><th>plant</th><td>{_text(report.plant)}</td></tr>",
+        f"<tr><th>policy</th><td>{_text(report.policy)}</td></tr></table>",
+        "<h2>Scope of the claim</h2>",
+        _items(scope),
+        "<h2>Numbers</h2>",
+        _numbers(report),
+        "<h2>Criteria</h2>",
+        _criteria(report.tests),
+        f'<h2>Figures</h2><div class="figures">{pictures}</div>' if pictures else "",
+        *_extras(report.extras),
+        "<h2>Conventions</h2>",
+        f'<div class="note">{_items(CONVENTIONS)}</div>',
+        "</body></html>",
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value)).replace("\n", "<br>")
+    return html.escape(str(value))
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th scope='row'>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows)
-    return f"<table>{cells}</table>"
+def _items(lines: Any) -> str:
+    return "<ul>" + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>"
 
 
-def _margin_rows(report: StabilityReport) -> list[tuple[str, str]]:
-    rows = [(name, str(margin)) for name, margin in report.margins().items()]
+def _numbers(report: Any) -> str:
+    rows = [("nominal loop", report.hinf)]
     if report.stability_radius is not None:
-        text = f"{report.stability_radius:.6g}; the policy uses {report.ball.radius:.6g}"
-        rows.insert(0, ("largest radius that this centre tolerates", text))
-    rows += [(name, str(extra)) for name, extra in report.extras.items()]
-    return rows or [("none", "no margin is stated where nothing is certified")]
+        used = f"{report.stability_radius:.6g} (the policy uses {report.ball.radius:.6g})"
+        rows.append(("stability radius around the centre", used))
+    rows += list(report.margins().items())
+    return (
+        "<table>" + "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows) + "</table>"
+    )
 
 
-def _criteria(report: StabilityReport) -> str:
-    head = "<tr><th>criterion</th><th>verdict</th><th>statement</th><th>margin</th><th>rad/s</th></tr>"
+def _criteria(tests: Any) -> str:
+    head = "<tr><th>criterion</th><th>verdict</th><th>margin [ratio]</th><th>at [rad/s]</th><th>statement and scope</th></tr>"
     rows = []
-    for test in report.tests:
-        name = test.name if test.incremental else f"{test.name} (non-incremental)"
-        statement = "\n".join([test.statement, *(f"Scope: {line}" for line in test.scope)])
-        margin = "" if math.isnan(test.margin) else f"{test.margin:.6g}"
-        omega = f"{test.frequency:.6g}" if math.isfinite(test.frequency) else ""
-        values = (name, test.verdict, statement, margin, omega)
-        rows.append("<tr>" + "".join(f"<td>{_text(v)}</td>" for v in values) + "</tr>")
+    for test in tests:
+        kind = "" if test.incremental else ' <span class="note">(non-incremental)</span>'
+        scope = _items(test.scope) if test.scope else ""
+        rows.append(
+            f"<tr><td>{_text(test.name)}{kind}</td>"
+            f'<td style="color:{COLORS.get(str(test.verdict), GREY)}"><b>{_text(test.verdict)}</b></td>'
+            f'<td class="number">{_number(test.margin)}</td><td class="number">{_number(test.frequency)}</td>'
+            f"<td>{_text(test.statement)}{scope}</td></tr>"
+        )
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _figures(report: StabilityReport) -> list[str]:
-    """Draw what the loop admits: a plant with one input has a Nyquist plot, a certified loop a gain sweep."""
-    from matplotlib import pyplot as plt
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.5g}"
 
-    from lipctrl.plots.margins import gain_sweep, gain_sweep_plot
-    from lipctrl.plots.nyquist import nyquist_plot
-    from lipctrl.plots.poles import pole_spread, pole_spread_plot
-    from lipctrl.plots.response import loop_response
-    from lipctrl.plots.sigma import sigma_plot
 
-    if report.loop.system is None or not report.loop.plant.states:
-        return ["<p>The loop has no dynamics to draw, or is ill-posed.</p>"]
-    plant, ball = report.loop.plant, report.ball
-    response = loop_response(plant, ball)
-    drawn: list[tuple[str, Callable[[], Any]]] = [
-        (
-            "Singular values of T = P(I - K₀P)⁻¹ and the line 1/ρ that they must not reach.",
-            lambda: sigma_plot(response),
-        ),
+def _extras(extras: dict[str, Any]) -> list[str]:
+    if not extras:
+        return []
+    return [
+        "<h2>Beside it</h2>",
+        *(f"<p><b>{_text(k)}</b></p><pre>{_text(v)}</pre>" for k, v in extras.items()),
     ]
-    if plant.inputs == 1:
-        drawn.insert(
-            0,
-            (
-                "The loop and the set it must avoid for every policy of the ball.",
-                lambda: nyquist_plot(response),
-            ),
-        )
-    if report.incremental_gain_margin is not None:
-        drawn.append(
-            (
-                "The small-gain product over the factor k on the policy, with certified and falsified ends.",
-                lambda: gain_sweep_plot(gain_sweep(plant, ball)),
-            )
-        )
-    drawn.append(
-        (
-            "Closed-loop poles of linear policies in the ball.",
-            lambda: pole_spread_plot(pole_spread(plant, ball)),
-        )
-    )
-    pages = []
-    for caption, draw in drawn:
-        figure = draw().get_figure(root=True)
-        pages.append(figure_html(figure, caption))
-        plt.close(figure)
-    return pages

@@ -178,7 +178,6 @@ def _inverse_plane(response: LoopResponse, ax: Axes) -> None:
     ax.plot(0.0, 0.0, "P", color=BLACK, markersize=10, label="centre")
     ax.plot(*_xy(values[k]), "o", color=BLACK, zorder=5,
             label=f"closest: {np.abs(values[k]):.3g} at {response.omega[seen][k]:.3g} rad/s")  # fmt: skip
-    _note_poles(response, ax)
 
 
 def _forbidden(name: str) -> dict[str, Any]:

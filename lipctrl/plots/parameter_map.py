@@ -93,8 +93,9 @@ def robustness_map_plot(
     for words, hatch, name in UNPROVED:
         chosen = np.isin(data.verdict, words)
         if chosen.any():
-            field = np.where(chosen, 1.0, np.nan)
-            ax.pcolor(data.x, data.y, field, hatch=hatch, alpha=0.0, shading="nearest")
+            field = np.ma.masked_where(~chosen, np.ones(chosen.shape))
+            cells = ax.pcolor(data.x, data.y, field, hatch=hatch, shading="nearest", facecolor="none", lw=0)
+            cells.set(facecolor="none", edgecolor="#999999", array=None)
             handles.append(Patch(facecolor="white", edgecolor="#555555", hatch=hatch, label=name))
     if nominal is not None:
         handles += ax.plot(

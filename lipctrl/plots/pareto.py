@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class SweepPoint:
     name: str = ""
 
 
-def pareto_front(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+def pareto_front(points: Sequence[Any]) -> list[Any]:
     """Return the points that no other point beats in both performance and margin, by rising margin.
 
     Points with a NaN in either value are left out.
@@ -35,7 +35,7 @@ def pareto_front(points: Sequence[SweepPoint]) -> list[SweepPoint]:
     >>> [(p.margin, p.performance) for p in front]
     [(1.0, 2.0), (3.0, 1.0)]
     """
-    front: list[SweepPoint] = []
+    front: list[Any] = []
     known = [p for p in points if np.isfinite(p.performance) and not np.isnan(p.margin)]
     for point in sorted(known, key=lambda p: (p.margin, p.performance), reverse=True):
         if not front or point.performance > front[-1].performance:
@@ -45,7 +45,7 @@ def pareto_front(points: Sequence[SweepPoint]) -> list[SweepPoint]:
 
 @styled
 def pareto_plot(
-    points: Sequence[SweepPoint],
+    points: Sequence[Any],
     *,
     performance: str = "mean return",
     margin: str = "certified gain margin, upper end [ratio]",
@@ -56,7 +56,7 @@ def pareto_plot(
 
     Parameters
     ----------
-    points : the runs; a colour and a marker a group. Runs without a margin (NaN) are not drawn, but counted.
+    points : `SweepPoint`s, or what `SweepResult.points()` returns; a colour and a marker a group. Runs without a margin (NaN) are not drawn, but counted.
     performance, margin : labels of the axes with their units.
     """
     if not points:

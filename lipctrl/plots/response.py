@@ -87,12 +87,22 @@ def loop_response(plant: Any, policy: Any, *, omega: Any = None) -> LoopResponse
     from lipctrl.analysis import as_ball, as_realization, ball_test
 
     ball = as_ball(policy)
-    system = as_realization(plant)
-    test = ball_test(system, ball)
-    loop = test.loop.system
+    test = ball_test(as_realization(plant), ball)
+    return response_of_loop(test.loop, ball, test.norm, str(test.verdict), omega=omega)
+
+
+def response_of_loop(loop: Any, ball: Any, norm: Any, verdict: str, *, omega: Any = None) -> LoopResponse:
+    """Evaluate a `NominalLoop` whose norm is known already, such as that of a stability report.
+
+    Parameters
+    ----------
+    loop : `lipctrl.analysis.NominalLoop`; ball : `IncrementalBall`; norm : `HinfNorm` of ‖T‖_∞.
+    verdict : word for the title.
+    """
+    system, closed = loop.plant, loop.system
     if omega is None:
-        extra = (test.frequency,) if math.isfinite(test.frequency) else ()
-        grid = frequency_grid(system if loop is None else loop, extra)
+        extra = (norm.frequency,) if math.isfinite(norm.frequency) else ()
+        grid = frequency_grid(system if closed is None else closed, extra)
     else:
         grid = np.asarray(omega, dtype=np.float64)
         if grid.ndim != 1 or grid.size < 2 or not np.isfinite(grid).all() or not (np.diff(grid) > 0).all():
@@ -104,13 +114,13 @@ def loop_response(plant: Any, policy: Any, *, omega: Any = None) -> LoopResponse
     return LoopResponse(
         omega=grid,
         plant=np.stack([system.response(w) for w in grid]),
-        transformed=None if loop is None else np.stack([loop.response(w) for w in grid]),
+        transformed=None if closed is None else np.stack([closed.response(w) for w in grid]),
         center=ball.center,
         radius=ball.radius,
         unstable_poles=int(outside.sum()),
-        verdict=str(test.verdict),
-        norm=test.norm.value,
-        lower_norm=test.norm.lower,
-        peak=test.frequency,
+        verdict=verdict,
+        norm=norm.value,
+        lower_norm=norm.lower,
+        peak=norm.frequency,
         sample_time=system.sample_time,
     )

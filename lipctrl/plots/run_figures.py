@@ -49,7 +49,8 @@ def run_figure(run: Any, kind: str) -> Figure:
 def _plant(run: Any) -> Any:
     from lipctrl.training import find_task
 
-    plant = find_task(run.env_id, run.config.get("env_options")).plant
+    name = run.config["trained_on"]
+    plant = find_task(name, run.config["env_options"] if name == run.env_id else None).plant
     if plant is None:
         raise ValueError(
             f"{run.env_id} has no differentiable plant in lipctrl_envs; use the plot functions of lipctrl.plots with "

@@ -95,10 +95,12 @@ def new_axes(
     return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=sharex)
 
 
-def grid_shape(count: int, columns: int) -> tuple[int, int]:
-    """Return (rows, columns) of a grid that holds `count` panels."""
-    columns = max(1, min(columns, count))
-    return -(-count // columns), columns
+@styled
+def subplots(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] | None = None
+) -> tuple[Figure, Any]:
+    """Return a figure in the style of this package and its (rows, columns) array of axes, to pass as `ax`."""
+    return new_axes(rows, columns, size or (5.6 * columns, 5.0 * rows))
 
 
 def check_axes(axes: Any, count: int) -> list[Axes]:

@@ -97,8 +97,9 @@ def training_curve(
     axes[0].set_ylabel(y.replace("_", " "))
     axes[0].set_title("Training")
     if bound is not None:
-        axes[1].set_ylabel("proved gain")
-        axes[1].set_ylim(bottom=0.0)
+        axes[1].set_ylabel("proved radius" if "radius" in bound else "proved gain")
+        axes[1].set_ylim(0.0, 1.15 * axes[1].get_ylim()[1])
     axes[-1].set_xlabel("environment steps" if x == "steps" else x)
-    axes[0].legend(loc="best")
+    if len(runs) > 1 or baseline is not None:
+        axes[0].legend(loc="best")
     return np.array(axes, dtype=object)

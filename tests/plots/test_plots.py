@@ -80,6 +80,7 @@ CASES = {
     "singular_values_plot": (lambda _: (plots.block_singular_values(network(), points=4),), 1),
     "gershgorin_plot": (lambda _: (plots.gershgorin_discs(network().parts[0]),), 1),
     "tree_plot": (lambda _: (network(),), 1),
+    "report_plot": (lambda _: (stability_report(PLANT, BALL),), 1),
 }
 EXTRA = {"size_plot": {"quantity": "error [ratio]"}}
 
@@ -348,3 +349,49 @@ def test_no_public_name_is_hidden_by_a_file_of_the_same_name():
 
     files = {m.name for m in pkgutil.iter_modules(plots.__path__)}
     assert not files & set(plots.__all__)
+
+
+# -- reports ------------------------------------------------------------------------------------------
+
+
+def stability_report(plant, ball, **changes):
+    from lipctrl.analysis import StabilityReport, ball_test
+    from lipctrl.analysis.report import TestResult
+
+    test = ball_test(plant, ball)
+    return StabilityReport(
+        verdict=test.verdict,
+        scope=("while <limits> are inactive",),
+        plant="a plant",
+        policy=str(ball),
+        ball=ball,
+        loop=test.loop,
+        hinf=test.norm,
+        tests=(TestResult("ball", test.verdict, test.reason, test.margin, test.frequency),),
+        **changes,
+    )
+
+
+def test_report_page_is_self_contained_and_escapes(tmp_path):
+    report = stability_report(PLANT, BALL, incremental_gain_margin=MARGIN, extras={"disk": "α & β"})
+    page = report.save(tmp_path / "report.html").read_text()
+    assert "&lt;limits&gt;" in page
+    assert "α &amp; β" in page
+    assert page.count("<figure>") == 4
+    assert "http" not in page
+    assert "certified" in page
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("plant", "ball", "figures"),
+    [
+        (PLANT, IncrementalBall([[0.0]], 0.5), 2),  # nominally unstable: Nyquist and sigma remain
+        (control.ss(-np.eye(2), np.eye(2), np.eye(2), 0), IncrementalBall(np.zeros((2, 2)), 0.5), 2),
+        (control.ss([[-1.0]], [[1.0]], [[1.0]], [[1.0]]), IncrementalBall([[1.0]], 0.1), 1),  # ill-posed
+    ],
+)
+def test_reports_without_a_proof_are_drawn_too(plant, ball, figures):
+    report = stability_report(plant, ball)
+    assert len(plots.report_figures(report)) == figures
+    assert isinstance(report.plot(), Axes)

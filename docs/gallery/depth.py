@@ -1,0 +1,30 @@
+import numpy as np
+import torch
+
+import lipctrl
+from lipctrl import plots
+
+DEPTHS = np.array([2, 4, 8, 16, 32])
+
+
+def input_gradient(parametrization, depth, seed):
+    """Largest gain of a fresh network at sampled inputs, as a share of its bound."""
+    torch.manual_seed(seed)
+    network = lipctrl.LipschitzResNet(
+        8, 8, lipschitz=1.0, width=32, depth=depth, parametrization=parametrization
+    ).double()
+    run = network.export()
+    x = torch.randn(8, 8, dtype=torch.float64)
+    jacobian = torch.func.vmap(torch.func.jacrev(run))(x)
+    return float(torch.linalg.matrix_norm(jacobian, ord=2).max())
+
+
+series = {
+    name: plots.SizeSeries(
+        DEPTHS, np.array([[input_gradient(name, int(d), seed) for seed in range(3)] for d in DEPTHS])
+    )
+    for name in ("lossless", "sandwich", "gershgorin")
+}
+ax = plots.size_plot(
+    series, quantity="input gradient / bound [ratio]", size="depth [blocks]", reference=1.0
+)

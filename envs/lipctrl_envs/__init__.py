@@ -9,9 +9,26 @@ Importing the package registers every environment (and imports neither torch nor
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lipctrl_envs.registry import PLANTS, environment_id, plant_class, plant_names, register_all
+
+if TYPE_CHECKING:
+    from lipctrl_envs.cartpole import CartPole
+    from lipctrl_envs.double_pendulum import DoublePendulumCart
+    from lipctrl_envs.gym_pendulum import GymPendulum
+    from lipctrl_envs.lure import LureForm
+    from lipctrl_envs.mass_spring import MassSpringChain
+    from lipctrl_envs.mechanical import MechanicalPlant
+    from lipctrl_envs.pendulum import Pendulum, PendulumSwingUp
+    from lipctrl_envs.plant import Plant, Signal
+    from lipctrl_envs.quadrotor import PlanarQuadrotor
+    from lipctrl_envs.satellite import SpinningSatellite
+    from lipctrl_envs.single import PlantEnv
+    from lipctrl_envs.third_party import linearize_gymnasium
+    from lipctrl_envs.two_mass import TwoMassDrive
+    from lipctrl_envs.vector import TorchVectorEnv
+    from lipctrl_envs.vehicle import LateralVehicle
 
 _MODULES = {
     "Plant": "plant",
@@ -24,8 +41,28 @@ _MODULES = {
     **{name: module for name, (module, _) in PLANTS.items()},
 }
 
-__all__ = ["environment_id", "plant_class", "plant_names"]
-__all__ += list(_MODULES)
+__all__ = [
+    "Plant",
+    "PlantEnv",
+    "TorchVectorEnv",
+    "LureForm",
+    "MechanicalPlant",
+    "Signal",
+    "environment_id",
+    "plant_class",
+    "plant_names",
+    "linearize_gymnasium",
+    "Pendulum",
+    "PendulumSwingUp",
+    "GymPendulum",
+    "CartPole",
+    "DoublePendulumCart",
+    "MassSpringChain",
+    "TwoMassDrive",
+    "LateralVehicle",
+    "PlanarQuadrotor",
+    "SpinningSatellite",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.enclosure import enclosed_form
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.plant import Signal, physical
+from lipctrl_envs.plant import Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,8 +114,8 @@ class CartPole(MechanicalPlant):
         return [shared - turning * cosine * (ml / total), turning]
 
     def cost(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
-        beyond = (state[..., 0].abs() - self.track_soft).clamp_min(0.0)
-        cost = self.quadratic_cost(state, action).add(beyond * beyond, alpha=self.track_weight)
+        beyond = excess(state[..., 0], self.track_soft)
+        cost = self.quadratic_cost(state, action).add(beyond, alpha=self.track_weight)
         return cost + self.failure_cost * self.failed(next_state)
 
     def failed(self, state: Tensor) -> Tensor:

@@ -131,9 +131,13 @@ class Jet:
         return Jet(self.value * other.value, self.slope * other.value + other.slope * self.value)
 
     def __truediv__(self, other: Jet | float) -> Jet:
-        right = self._lift(other)
-        inverse = right.value.inverse()
-        return self * Jet(inverse, -(inverse.square() * right.slope))
+        if not isinstance(other, Jet):
+            return Jet(
+                self.value * _constant(float(other), self.value).inverse(),
+                self.slope * _constant(float(other), self.slope).inverse(),
+            )
+        inverse = other.value.inverse()
+        return self * Jet(inverse, -(inverse.square() * other.slope))
 
     def __rtruediv__(self, other: float) -> Jet:
         return self._lift(other) / self

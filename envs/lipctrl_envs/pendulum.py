@@ -14,7 +14,7 @@ from torch import Tensor
 from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.lure import LureForm, sine_slopes
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.plant import Signal, join, physical
+from lipctrl_envs.plant import Signal, excess, join, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,10 +34,14 @@ class Pendulum(MechanicalPlant):
 
     | disturbance | unit | standard deviation | meaning               |
     |-------------|------|--------------------|-----------------------|
-    | `torque`    | N·m  | 0                  | d, adds to the torque |
+    | `torque`    | N·m  | 3                  | d, adds to the torque |
 
-    The observation is the state. The cost of a step is θ² + 0.1 θ̇² + 0.01 u²; the episode ends in failure
-    when |θ| exceeds `angle_limit`, which costs `failure_cost` once, and is truncated after 500 steps (10 s).
+    The observation is the state. The cost of a step is
+
+        θ² + 0.1 θ̇² + 0.01 u² + angle_weight · max(0, |θ| - angle_soft)²  (+ failure_cost, once);
+
+    the first three terms are what an LQR design sees. The episode ends in failure when |θ| exceeds `angle_limit`
+    and is truncated after 500 steps (10 s).
 
     The Lur'e form is exact with ψ = sin: slopes [cos θ_max, 1] on |θ| ≤ θ_max (the angle limit by default;
     pass `region={"angle": math.inf}` for the global form with slopes [-1, 1]).
@@ -53,6 +57,9 @@ class Pendulum(MechanicalPlant):
     damping: float = physical(0.1, "N·m·s/rad", positive=False)
     gravity: float = physical(9.81, "m/s²", positive=False)
     action_limit: Any = 5.0
+    disturbance: Any = 3.0
+    angle_soft: float = 0.1
+    angle_weight: float = 200.0
     angle_limit: float = math.pi / 2
     failure_cost: float = 200.0
 
@@ -92,7 +99,9 @@ class Pendulum(MechanicalPlant):
         ]
 
     def cost(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
-        return self.quadratic_cost(state, action) + self.failure_cost * self.failed(next_state)
+        beyond = excess(state[..., 0], self.angle_soft)
+        cost = self.quadratic_cost(state, action).add(beyond, alpha=self.angle_weight)
+        return cost + self.failure_cost * self.failed(next_state)
 
     def failed(self, state: Tensor) -> Tensor:
         return state[..., 0].abs() > self.angle_limit
@@ -153,6 +162,7 @@ class PendulumSwingUp(Pendulum):
     The Lur'e form has two exact channels, sin θ and cos θ - 1 (the latter enters the observation only).
     """
 
+    disturbance: Any = 0.0
     angle_limit: float = math.inf
 
     name: ClassVar[str] = "PendulumSwingUp"

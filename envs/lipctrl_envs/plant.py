@@ -45,6 +45,11 @@ def join(columns: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(columns)).movedim(0, -1)
 
 
+def excess(signal: Tensor, soft: float) -> Tensor:
+    """Return max(0, |signal| - soft)²: a smooth penalty for nearing a limit."""
+    return (signal.abs() - soft).clamp_min(0.0).square()
+
+
 class _Overlay:
     """A plant's attributes with some parameters replaced by tensors, one value for each environment."""
 

@@ -17,6 +17,12 @@ PLANTS: dict[str, tuple[str, int]] = {
     "PendulumSwingUp": ("pendulum", 0),
     "GymPendulum": ("gym_pendulum", 1),
     "CartPole": ("cartpole", 0),
+    "DoublePendulumCart": ("double_pendulum", 0),
+    "MassSpringChain": ("mass_spring", 0),
+    "TwoMassDrive": ("two_mass", 0),
+    "LateralVehicle": ("vehicle", 0),
+    "PlanarQuadrotor": ("quadrotor", 0),
+    "SpinningSatellite": ("satellite", 0),
 }
 
 

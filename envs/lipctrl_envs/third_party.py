@@ -151,8 +151,8 @@ class _MujocoStep:
         kinks = np.flatnonzero(np.any(np.abs(right - left) > _KINK * (1.0 + np.abs(right)), axis=0))
         if len(kinks):
             raise ValueError(
-                f"{type(self.env).__name__} is not differentiable here: a joint limit, a contact or an actuator limit is "
-                f"just met (one-sided differences disagree in coordinates {kinks.tolist()} of state and action); "
+                f"{type(self.env).__name__} is not differentiable here: a joint limit, a contact or an actuator "
+                f"limit is just met (one-sided differences disagree in coordinates {kinks.tolist()}); "
                 "pass a state and an action away from it"
             )
         jacobian = 0.5 * (right + left)

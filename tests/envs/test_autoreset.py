@@ -17,6 +17,7 @@ def fallen_and_upright() -> torch.Tensor:
 
 
 def make(mode: str | AutoresetMode = "NextStep", horizon: int = 5, **options) -> TorchVectorEnv:
+    options.setdefault("disturbance", 0.0)
     return TorchVectorEnv(
         "Pendulum", 3, autoreset_mode=mode, max_episode_steps=horizon, dtype="float64", **options
     )
@@ -118,7 +119,11 @@ def test_the_batch_ends_episodes_exactly_as_gymnasium_s_own_vectoriser_does():
     """Same starts, same actions: SyncVectorEnv over the single environment is the reference."""
     horizon, count, steps = 6, 3, 25
     sync = gymnasium.make_vec(
-        "lipctrl_envs:lipctrl/Pendulum-v0", count, vectorization_mode="sync", max_episode_steps=horizon
+        "lipctrl_envs:lipctrl/Pendulum-v0",
+        count,
+        vectorization_mode="sync",
+        max_episode_steps=horizon,
+        disturbance=0.0,
     )
     batch = make(horizon=horizon)
     sync.reset(seed=3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -104,7 +106,7 @@ def test_samples_have_the_stated_spread():
     mass = plant.sample_parameters(50_000, rng)["pole_mass"]
     assert float(mass.min()) == pytest.approx(0.06, abs=1e-4)
     assert float(mass.max()) == pytest.approx(0.14, abs=1e-4)
-    quiet = Pendulum()
+    quiet = Pendulum(disturbance=0.0)
     assert (
         quiet.sample_disturbance(3, rng)
         is quiet.sample_noise(3, rng)
@@ -115,8 +117,8 @@ def test_samples_have_the_stated_spread():
 
 def test_noise_reaches_the_observation_and_not_the_state():
     for env in (
-        TorchVectorEnv("Pendulum", 2, observation_noise=0.5, dtype="float64"),
-        gymnasium.make("lipctrl_envs:lipctrl/Pendulum-v0", observation_noise=0.5).unwrapped,
+        TorchVectorEnv("Pendulum", 2, observation_noise=0.5, disturbance=0.0, dtype="float64"),
+        gymnasium.make("lipctrl_envs:lipctrl/Pendulum-v0", observation_noise=0.5, disturbance=0.0).unwrapped,
     ):
         observation, _ = env.reset(seed=0)
         assert np.abs(np.asarray(observation) - env._state.numpy()).max() > 0.01
@@ -190,3 +192,24 @@ def test_a_chosen_start_must_fit():
     env = gymnasium.make("lipctrl_envs:lipctrl/Pendulum-v0")
     with pytest.raises(ValueError, match="must be finite"):
         env.reset(options={"state": [1.0]})
+
+
+def test_every_public_name_exists_and_unknown_ones_do_not():
+    import lipctrl_envs
+
+    assert set(lipctrl_envs.__all__) == set(lipctrl_envs._MODULES) | {
+        "environment_id",
+        "plant_class",
+        "plant_names",
+    }
+    for name in lipctrl_envs.__all__:
+        assert getattr(lipctrl_envs, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = lipctrl_envs.no_such_name
+    with pytest.raises(ValueError, match="known are"):
+        plant_class("Rocket")
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, lipctrl_envs; assert not {'torch', 'control', 'lipctrl'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -39,7 +39,7 @@ class Terms:
         z_left, z_right = inverse @ left, inverse @ right
         cross = left.T @ z_right
         second = (left.T @ z_left) * (right.T @ z_right) + cross * cross.T
-        mixed = np.einsum("ij,i,ij->j", z_left, weight, z_right, optimize=True)
+        mixed = (z_left * weight[:, None] * z_right).sum(axis=0)
         outer = self.coefficient[:, None] * second * self.coefficient[None, :]
         first = np.bincount(self.owner, 2.0 * self.coefficient * np.diag(cross), unknowns)
         gathered = np.zeros((unknowns, unknowns))

@@ -1,0 +1,320 @@
+"""Popov and Zames-Falb searches: larger slopes for *time-invariant* φ, and no incremental statement at all.
+
+These criteria prove ℓ₂ (L₂) stability of u = -φ(y) around zero for memoryless, time-invariant φ with φ(0) = 0. They do
+not prove that trajectories approach one another: with the very same plant and slope, two solutions driven by
+the same input may stay apart (Kulkarni & Safonov 2002; Fromion & Safonov 2004). They stand here so that a user sees
+the difference; the incremental criterion is `lipctrl.max_slope`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+
+from lipctrl.analysis.plant import as_realization
+from lipctrl.analysis.spectrum import internal_stability
+from lipctrl.analysis.trigonometric import positive_on_circle, positive_on_half_line, rational
+
+CLAIM = "non-incremental: stability about zero for memoryless time-invariant φ with φ(0) = 0"
+
+
+@dataclass(frozen=True)
+class MultiplierTest:
+    """The largest slope (or sector bound) k for which a multiplier was proved; `claim` says what that means.
+
+    `coefficients` are those of M = 1 - Σ c_i H_i over `basis` (Zames-Falb), or η of M = 1 + ηs (Popov). `incremental`
+    is always False.
+    """
+
+    slope: float
+    criterion: str
+    coefficients: np.ndarray
+    basis: tuple[str, ...]
+    claim: str = CLAIM
+    incremental: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.criterion}: slopes [0, {self.slope:.6g}] ({self.claim})"
+
+
+def _transfer_function(plant: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return numerator and denominator (highest power first) and the sampling time of a stable SISO plant."""
+    import control
+
+    system = as_realization(plant)
+    if (system.inputs, system.outputs) != (1, 1):
+        raise ValueError(
+            f"the plant has {system.inputs} inputs and {system.outputs} outputs; expected one of each: multipliers "
+            "are searched for single loops. Use structured_test for several nonlinearities"
+        )
+    if not internal_stability(system.a, discrete=system.is_discrete).is_stable:
+        raise ValueError(
+            "the plant is not provably stable; expected a stable plant. Close a nominal loop first (slopes [a, b] "
+            "with a > 0: use the plant feedback(P, a) and the slope b - a)"
+        )
+    tf = plant if hasattr(plant, "num") else control.tf(plant)
+    num = np.trim_zeros(np.real(np.asarray(tf.num[0][0], dtype=float)), "f")
+    den = np.trim_zeros(np.real(np.asarray(tf.den[0][0], dtype=float)), "f")
+    return (num if num.size else np.zeros(1)), den, system.sample_time
+
+
+def popov(plant: Any) -> MultiplierTest:
+    """Return the largest sector [0, k] that the Popov criterion proves; continuous time, u = -φ(y).
+
+    Re[(1 + jωη)G(jω)] + 1/k > 0 for all ω with a real η ≥ 0 is decided exactly, as positivity of a polynomial in ω²
+    (Sturm). φ is memoryless and time-invariant. **Not incremental.**
+
+    Raises
+    ------
+    ValueError
+        For unstable, discrete, biproper or multivariable plants.
+
+    Examples
+    --------
+    >>> import control
+    >>> popov(control.tf([1], [1, 2, 1])).slope > 1e6        # the circle criterion stops at 8
+    True
+    """
+    num, den, sample_time = _transfer_function(plant)
+    if sample_time:
+        raise ValueError(
+            "the Popov criterion is stated in continuous time; for a discrete plant use zames_falb"
+        )
+    if len(num) >= len(den) and num.any():
+        raise ValueError(
+            "the plant has direct feed-through; the Popov criterion needs a strictly proper plant"
+        )
+    omega = _frequencies(den)
+    response = np.polyval(num, 1j * omega) / np.polyval(den, 1j * omega)
+    # Minimise 1/k subject to 1/k ≥ ηω Im G - Re G at samples; the proof below decides.
+    scale = max(1.0, float(np.abs(omega * response.imag).max(initial=0.0)))
+    rows = np.column_stack([-np.ones(len(omega)), omega * response.imag / scale])
+    solution = scipy.optimize.linprog([1.0, 1e-9], rows, response.real, bounds=[(0.0, None), (0.0, None)])
+    best = MultiplierTest(0.0, "Popov", np.zeros(1), ("s",))
+    if not solution.success:
+        return best
+    kappa, eta = float(solution.x[0]), float(solution.x[1]) / scale
+    size = 1e-3 * float(np.abs(response).max(initial=1e-12))
+    failed = kappa
+    for slack in (1e-12, 1e-9, 1e-7, 1e-5, 1e-3, 0.1, 10.0):
+        # The slack is relative to the size of the response, so that a plant with unbounded k stays finite.
+        level = kappa * (1.0 + slack) + slack * size
+        if positive_on_half_line(_popov_polynomial(num, den, eta, level)):
+            break
+        failed = level
+    else:
+        return best
+    for _ in range(20):
+        middle = 0.5 * (failed + level)
+        if positive_on_half_line(_popov_polynomial(num, den, eta, middle)):
+            level = middle
+        else:
+            failed = middle
+    return MultiplierTest(math.nextafter(1.0 / level, 0.0), "Popov", np.array([eta]), ("s",))
+
+
+def _frequencies(den: np.ndarray) -> np.ndarray:
+    poles = np.abs(np.roots(den)) if len(den) > 1 else np.ones(1)
+    poles = poles[poles > 0.0] if (poles > 0.0).any() else np.ones(1)
+    wide = np.geomspace(poles.min() * 1e-3, poles.max() * 1e3, 1200)
+    near = np.concatenate([p * np.geomspace(0.7, 1.4, 80) for p in poles])
+    return np.unique(np.concatenate([[0.0], wide, near]))
+
+
+def _even_part(polynomial: np.ndarray) -> np.ndarray:
+    """Return Re p(jω) as a polynomial in ω², lowest power first (p: highest power first)."""
+    low = polynomial[::-1]
+    even = low[0::2]
+    return even * (-1) ** np.arange(len(even))
+
+
+def _mirrored(polynomial: np.ndarray) -> np.ndarray:
+    """Return p(-s)."""
+    return polynomial * (-1) ** np.arange(len(polynomial) - 1, -1, -1)
+
+
+def _popov_polynomial(num: np.ndarray, den: np.ndarray, eta: float, kappa: float) -> np.ndarray:
+    """Return |den|²(Re[(1 + jωη)G] + κ) in exact rational arithmetic."""
+    top, bottom = rational(num), rational(den)
+    multiplied = np.convolve(rational([eta, 1.0]), top)
+    return _even_part(np.convolve(_sum(multiplied, Fraction(kappa) * bottom), _mirrored(bottom)))
+
+
+def zames_falb(plant: Any, *, order: int = 12, odd: bool = False, tolerance: float = 1e-5) -> MultiplierTest:
+    """Return the largest slope k of time-invariant φ with slopes in [0, k] proved by a Zames-Falb multiplier.
+
+    Searches M = 1 - Σ c_i H_i with Σ|c_i| ≤ 1 (c ≥ 0 unless φ is odd) such that Re[M(1/k + G)] > 0 at all frequencies:
+    shifts z^{±i} in discrete time (finite impulse response, Carrasco et al. 2019), exponentials a/(a ± s) in
+    continuous time. The search is a linear programme on samples; the result is proved between them. φ is memoryless
+    and time-invariant, φ(0) = 0, u = -φ(y). **Not incremental.**
+
+    Parameters
+    ----------
+    order : number of causal terms; there are as many anticausal ones.
+    odd : whether φ is odd, which admits coefficients of both signs.
+    tolerance : relative accuracy of k.
+
+    Raises
+    ------
+    ValueError
+        For unstable or multivariable plants, or an order below 1.
+
+    Examples
+    --------
+    >>> import control
+    >>> plant = control.tf([0.1, 0], [1, -1.8, 0.81], True)       # Carrasco et al. (2019), example 1
+    >>> zames_falb(plant, order=4).slope > 10                     # incremental circle criterion: 0.79338
+    True
+    """
+    if not isinstance(order, int) or order < 1:
+        raise ValueError(f"order is {order!r}; expected an integer of at least 1")
+    num, den, sample_time = _transfer_function(plant)
+    search = _DiscreteSearch(num, den, order, odd) if sample_time else _ContinuousSearch(num, den, order, odd)
+    nyquist = _nyquist_value(num, den, sample_time)
+    ceiling = min(nyquist, 1e6)
+    k, c = _largest(search.prove, ceiling, tolerance)
+    return MultiplierTest(k, "Zames-Falb", c, search.names)
+
+
+def _nyquist_value(num: np.ndarray, den: np.ndarray, sample_time: float) -> float:
+    """Return the smallest k > 0 at which 1 + kG has a root on the boundary (from sign changes), or inf."""
+    if sample_time:
+        omega = np.linspace(0.0, np.pi, 20001)
+        points = np.exp(1j * omega)
+    else:
+        points = 1j * _frequencies(den)
+    g = np.polyval(num, points) / np.polyval(den, points)
+    crossing = np.flatnonzero(np.sign(g.imag[:-1]) * np.sign(g.imag[1:]) <= 0.0)
+    real = np.concatenate([np.minimum(g.real[crossing], g.real[crossing + 1]), g.real[[0, -1]]])
+    return float(-1.0 / real.min()) * 1.01 if real.min() < 0.0 else math.inf
+
+
+def _largest(
+    prove: Callable[[float], np.ndarray | None], ceiling: float, tolerance: float
+) -> tuple[float, np.ndarray]:
+    """Bisect (in the logarithm) for the largest proved k."""
+    best, coefficients = 0.0, np.zeros(0)
+    low, high = ceiling * 1e-6, ceiling
+    found = prove(high)
+    if found is not None:
+        return high, found
+    while high / low > 1.0 + tolerance:
+        middle = math.sqrt(low * high)
+        found = prove(middle)
+        if found is None:
+            high = middle
+        else:
+            low = best = middle
+            coefficients = found
+    return best, coefficients
+
+
+class _Search:
+    """A linear programme for the coefficients at sampled frequencies, and a proof for all of them."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, response: np.ndarray, basis: np.ndarray, odd: bool) -> None:
+        self.response, self.basis, self.odd = response, basis, odd
+
+    def guess(self, k: float) -> np.ndarray | None:
+        """Maximise t with Re[(1 - Σ c_i H_i)(1 + kG)] ≥ t·|1 + kG| at the samples, Σ|c_i| ≤ 1."""
+        loop = 1.0 + k * self.response
+        size = np.maximum(np.abs(loop), 1e-12)
+        columns = (self.basis * loop[:, None]).real / size[:, None]
+        signed = np.hstack([columns, -columns]) if self.odd else columns
+        count = signed.shape[1]
+        rows = np.vstack([np.hstack([signed, np.ones((len(loop), 1))]), np.append(np.ones(count), 0.0)])
+        limits = np.append(loop.real / size, 1.0 - 1e-9)
+        cost = np.append(np.zeros(count), -1.0)
+        solution = scipy.optimize.linprog(cost, rows, limits, bounds=[(0.0, None)] * count + [(None, 1.0)])
+        if not solution.success or solution.x[-1] <= 0.0:
+            return None
+        c = solution.x[:-1]
+        return c[: count // 2] - c[count // 2 :] if self.odd else c
+
+    def prove(self, k: float) -> np.ndarray | None:
+        """Return proved coefficients at slope k, or None."""
+        c = self.guess(k)
+        if c is None or np.abs(c).sum() > 1.0:
+            return None
+        return c if self.positive(k, c) else None
+
+    def positive(self, k: float, c: np.ndarray) -> bool:
+        raise NotImplementedError
+
+
+class _DiscreteSearch(_Search):
+    def __init__(self, num: np.ndarray, den: np.ndarray, order: int, odd: bool) -> None:
+        self.num, self.den, self.order = num, den, order
+        angles = np.abs(np.angle(np.roots(den))) if len(den) > 1 else np.zeros(0)
+        near = [a + np.linspace(-0.15, 0.15, 60) for a in angles]
+        omega = np.concatenate([np.linspace(0.0, np.pi, 500), *near])
+        omega = np.unique(omega[(omega >= 0.0) & (omega <= np.pi)])
+        z = np.exp(1j * omega)
+        shifts = np.array([*range(1, order + 1), *range(-1, -order - 1, -1)])
+        super().__init__(np.polyval(num, z) / np.polyval(den, z), z[:, None] ** -shifts[None, :], odd)
+        self.shifts = shifts
+        self.names = tuple(f"z^{-i}" for i in shifts)
+
+    def positive(self, k: float, c: np.ndarray) -> bool:
+        padded = np.concatenate([np.zeros(len(self.den) - len(self.num)), self.num])
+        # (den + k·num)·conj(den): coefficients of e^{jωi}, i = -n…n, highest first.
+        loop = np.convolve(self.den + k * padded, self.den[::-1])
+        multiplier = np.zeros(2 * self.order + 1)
+        multiplier[self.order] = 1.0
+        multiplier[self.order + self.shifts] -= c
+        terms = np.abs(self.den).sum() * (np.abs(self.den).sum() + k * np.abs(self.num).sum())
+        return positive_on_circle(np.convolve(multiplier, loop), float(np.abs(multiplier).sum() * terms))
+
+
+class _ContinuousSearch(_Search):
+    def __init__(self, num: np.ndarray, den: np.ndarray, order: int, odd: bool) -> None:
+        self.num, self.den = num, den
+        poles = np.abs(np.roots(den)) if len(den) > 1 else np.ones(1)
+        poles = poles[poles > 0.0]
+        self.rates = np.geomspace(0.2 * poles.min(), 5.0 * poles.max(), min(order, 6))
+        s = 1j * _frequencies(den)
+        causal = self.rates / (self.rates + s[:, None])
+        super().__init__(np.polyval(num, s) / np.polyval(den, s), np.hstack([causal, causal.conj()]), odd)
+        self.names = tuple(f"{a:.4g}/({a:.4g}{sign}s)" for sign in "+-" for a in self.rates)
+
+    def positive(self, k: float, c: np.ndarray) -> bool:
+        # Multiplied by Π(a² + ω²)·|den|², in rational arithmetic, a polynomial in ω² remains.
+        rates, weights = rational(self.rates), rational(c)
+        den, num = rational(self.den), rational(self.num)
+        factors = [rational([-1.0, 0.0, 0.0]) for _ in rates]
+        for factor, a in zip(factors, rates, strict=True):
+            factor[2] = a * a
+        multiplier = _product(factors)
+        for i, a in enumerate(rates):
+            rest = _product([f for j, f in enumerate(factors) if j != i])
+            for sign, weight in ((-1, weights[i]), (1, weights[len(rates) + i])):
+                side = rational([sign, 0.0])
+                side[1] = a
+                multiplier = _sum(multiplier, -weight * a * np.convolve(side, rest))
+        loop = np.convolve(_sum(den, Fraction(k) * num), _mirrored(den))
+        return positive_on_half_line(_even_part(np.convolve(multiplier, loop)))
+
+
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Add polynomials, highest power first."""
+    size = max(len(a), len(b))
+    zero = rational(np.zeros(size))
+    left, right = zero.copy(), zero
+    left[size - len(a) :] += a
+    right[size - len(b) :] += b
+    return left + right
+
+
+def _product(factors: list[np.ndarray]) -> np.ndarray:
+    total = rational([1.0])
+    for factor in factors:
+        total = np.convolve(total, factor)
+    return total

@@ -14,6 +14,7 @@ _MODULES = {
     "response": ("LoopResponse", "loop_response"),
     "nyquist": ("nyquist_plot",),
     "sigma": ("sigma_plot",),
+    "srg": ("srg_plot",),
     "margins": ("GainSweep", "gain_sweep", "gain_sweep_plot"),
     "poles": ("PoleSpread", "pole_spread", "pole_spread_plot"),
     "parameter_map": ("RobustnessMap", "robustness_map", "robustness_map_plot"),

@@ -28,7 +28,7 @@ h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
 th { font-weight: 600; color: #555; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: 1rem 0; }
 figcaption, .note { color: #555; font-size: .92rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem;
@@ -72,8 +72,8 @@ def report_figures(report: Any) -> dict[str, Figure]:
         )
     if report.incremental_gain_margin is not None and response.radius > 0.0:
         drawn[
-            "The whole policy scaled by k: certified where the proved product is below 1, falsified where a policy of the "
-            "ball was found that destabilises."
+            "The whole policy scaled by k: certified where the proved product is below 1, falsified where a policy of "
+            "the ball was found that destabilises."
         ] = lambda: _margins(report)
     if report.loop.is_stable and report.loop.plant.states:
         drawn[
@@ -166,7 +166,10 @@ def _numbers(report: Any) -> str:
 
 
 def _criteria(tests: Any) -> str:
-    head = "<tr><th>criterion</th><th>verdict</th><th>margin [ratio]</th><th>at [rad/s]</th><th>statement and scope</th></tr>"
+    head = (
+        '<tr><th>criterion</th><th>verdict</th><th class="number">margin [ratio]</th>'
+        '<th class="number">at [rad/s]</th><th>statement and scope</th></tr>'
+    )
     rows = []
     for test in tests:
         kind = "" if test.incremental else ' <span class="note">(non-incremental)</span>'

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lipctrl.plots.response import LoopResponse
-from lipctrl.plots.style import BLACK, CERTIFIED, FALSIFIED, GREY, Complex, axes_or_new, legend_below, styled
+from lipctrl.plots.style import (
+    BLACK,
+    CERTIFIED,
+    GREY,
+    Complex,
+    axes_or_new,
+    forbidden_look,
+    legend_below,
+    shade_outside,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +109,7 @@ def _plant_plane(response: LoopResponse, ax: Axes) -> None:
     values = response.plant[:, 0, 0]
     center, radius = -float(response.center[0, 0]), response.radius
     name = f"forbidden: -1/κ for slopes in [{center - radius:.3g}, {center + radius:.3g}]"
-    style = _forbidden(name)
+    style = forbidden_look(name)
     low, high = center - radius, center + radius
     anchors: list[complex] = []
     if center != 0.0:
@@ -117,7 +127,7 @@ def _plant_plane(response: LoopResponse, ax: Axes) -> None:
         anchors += [1.15 * ends[0], 1.15 * ends[1], middle + 1.15j * size]
         _curve(ax, values, "P(jω)")
         _limits(ax, values, anchors)
-        _outside(ax, middle, size, style)
+        shade_outside(ax, middle, size, style)
     elif radius > 0.0:
         end = -1.0 / (low or high)
         anchors += [end, 2.0 * end]
@@ -138,14 +148,6 @@ def _note_poles(response: LoopResponse, ax: Axes) -> None:
         ax.plot([], [], " ", label=f"unstable poles of P, to be encircled: {response.unstable_poles}")
 
 
-def _outside(ax: Axes, middle: float, size: float, style: dict[str, Any]) -> None:
-    """Shade everything outside a circle, far beyond the view."""
-    from matplotlib.patches import Annulus
-
-    far = 60.0 * max(*np.abs(ax.get_xlim()), *np.abs(ax.get_ylim()), size)
-    ax.add_patch(Annulus((middle, 0.0), far, far - size, **style))
-
-
 def _transformed_plane(response: LoopResponse, ax: Axes) -> None:
     if response.transformed is None:
         raise ValueError("T = P(I - K₀P)⁻¹ is ill-posed here; there is no curve to draw")
@@ -155,7 +157,7 @@ def _transformed_plane(response: LoopResponse, ax: Axes) -> None:
     _limits(ax, values, [1.15 * size, -1.15 * size, 1.15j * size])
     if response.radius > 0.0:
         name = f"forbidden: |z| ≥ 1/ρ = {size:.3g}"
-        _outside(ax, 0.0, size, _forbidden(name))
+        shade_outside(ax, 0.0, size, forbidden_look(name))
     ax.plot(0.0, 0.0, "P", color=BLACK, markersize=10, label="centre")
 
 
@@ -174,11 +176,7 @@ def _inverse_plane(response: LoopResponse, ax: Axes) -> None:
     _curve(ax, values, "(1 - K₀P)/(ρ‖P‖)")
     _limits(ax, values, [near, -near, 1j * near], reach=1.6)
     name = "forbidden: |z| ≤ 1"
-    ax.add_patch(Circle((0.0, 0.0), 1.0, **_forbidden(name)))
+    ax.add_patch(Circle((0.0, 0.0), 1.0, **forbidden_look(name)))
     ax.plot(0.0, 0.0, "P", color=BLACK, markersize=10, label="centre")
     ax.plot(*_xy(values[k]), "o", color=BLACK, zorder=5,
             label=f"closest: {np.abs(values[k]):.3g} at {response.omega[seen][k]:.3g} rad/s")  # fmt: skip
-
-
-def _forbidden(name: str) -> dict[str, Any]:
-    return {"facecolor": FALSIFIED, "alpha": 0.25, "edgecolor": FALSIFIED, "lw": 1.5, "label": name}

@@ -56,7 +56,8 @@ def pareto_plot(
 
     Parameters
     ----------
-    points : `SweepPoint`s, or what `SweepResult.points()` returns; a colour and a marker a group. Runs without a margin (NaN) are not drawn, but counted.
+    points : `SweepPoint`s, or what `SweepResult.points()` returns; a colour and a marker a group. Runs without a
+        margin (NaN) are not drawn, but counted.
     performance, margin : labels of the axes with their units.
     """
     if not points:

@@ -134,6 +134,19 @@ def plain_log_ticks(ax: Axes, axis: str = "y") -> None:
     which.set_minor_formatter(NullFormatter())
 
 
+def forbidden_look(name: str) -> dict[str, Any]:
+    """Return how a forbidden region looks."""
+    return {"facecolor": FALSIFIED, "alpha": 0.25, "edgecolor": FALSIFIED, "lw": 1.5, "label": name}
+
+
+def shade_outside(ax: Axes, middle: float, size: float, style: dict[str, Any]) -> None:
+    """Shade everything outside a circle, far beyond the view."""
+    from matplotlib.patches import Annulus
+
+    far = 60.0 * max(*np.abs(ax.get_xlim()), *np.abs(ax.get_ylim()), size)
+    ax.add_patch(Annulus((middle, 0.0), far, far - size, **style))
+
+
 def label(name: str, unit: str | None) -> str:
     """Return 'name [unit]', with a bare name for a quantity without one."""
     return f"{name} [{unit}]" if unit else name

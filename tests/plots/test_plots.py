@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 
 from lipctrl import plots
 from lipctrl.analysis import IncrementalBall
+from lipctrl.analysis.srg import scaled_relative_graphs
 from lipctrl.rules import Layer, Output, centered, linear, neurons, series
 
 MARGIN = SimpleNamespace(lower=0.4, upper=1.8, falsified_lower=0.3, falsified_upper=2.5)
@@ -63,6 +64,7 @@ def trajectories():
 CASES = {
     "nyquist_plot": (lambda _: (plots.loop_response(PLANT, BALL),), 1),
     "sigma_plot": (lambda _: (plots.loop_response(PLANT, BALL),), 1),
+    "srg_plot": (lambda _: (scaled_relative_graphs(control.tf([1.0], [1, 1]), (0.2, 2.0)),), 1),
     "gain_sweep_plot": (lambda _: (plots.gain_sweep(PLANT, BALL, margin=MARGIN),), 1),
     "pole_spread_plot": (lambda _: (plots.pole_spread(PLANT, BALL, samples=20),), 1),
     "robustness_map_plot": (lambda _: (grid_of_verdicts(),), 1),
@@ -349,6 +351,22 @@ def test_no_public_name_is_hidden_by_a_file_of_the_same_name():
 
     files = {m.name for m in pkgutil.iter_modules(plots.__path__)}
     assert not files & set(plots.__all__)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "inside", "outside"),
+    [((0.5, 2.0), -1.0, 0.3), ((-0.5, 0.4), -2.6, 0.3), ((0.0, 0.5), -2.1, 0.3)],
+)
+def test_srg_shades_minus_one_over_the_slopes(slopes, inside, outside):
+    ax = plots.srg_plot(scaled_relative_graphs(control.tf([1.0], [1, 1]), slopes))
+    shaded = next(
+        p for p in ax.patches if p.get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0.0), abs=0.01)
+    )
+    for point, expected in ((inside, True), (outside, False)):
+        kappa = -1.0 / point
+        assert (slopes[0] <= kappa <= slopes[1]) == expected
+        path = shaded.get_transform().transform_path(shaded.get_path())
+        assert path.contains_point(ax.transData.transform((point, 0.01))) == expected
 
 
 # -- reports ------------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""Scaled relative graphs of a loop: the plant's, the nonlinearity's, and the distance between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lipctrl.plots.style import (
+    BLACK,
+    CERTIFIED,
+    FALSIFIED,
+    GREY,
+    SKY,
+    Complex,
+    axes_or_new,
+    forbidden_look,
+    legend_below,
+    shade_outside,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@styled
+def srg_plot(
+    graphs: Any, *, taus: Sequence[float] = (1.0, 0.7, 0.5), ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Draw SRG(P) with its Nyquist curve, and the boundary of -SRG(τφ)⁻¹ for several scalings τ.
+
+    The loop u = -φ(y) (negative feedback) is proved by separation for *every* τ in (0, 1], or at τ = 1 together with
+    the nominal loop; the curves for τ < 1 show what separation at τ = 1 alone leaves open.
+
+    Parameters
+    ----------
+    graphs : `lipctrl.analysis.ScaledRelativeGraphs`.
+    taus : scalings to draw, each in (0, 1].
+    """
+    ax = axes_or_new(ax, (5.6, 6.0))
+    hull: Complex = np.asarray(graphs.hull, dtype=np.complex128)
+    curve: Complex = np.asarray(graphs.nyquist, dtype=np.complex128)
+    for mirror, name in ((hull, "SRG of P"), (hull.conj(), None)):
+        ax.fill(mirror.real, mirror.imag, facecolor=SKY, alpha=0.35, edgecolor=CERTIFIED, lw=1.2, label=name)
+    ax.plot(curve.real, np.abs(curve.imag), color=CERTIFIED, lw=2.0, label="Nyquist curve of P")
+    shown = np.concatenate([hull, hull.conj(), [0.0]])
+    span = max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), 1e-12)
+    first: Complex = np.zeros(1, dtype=np.complex128)
+    for k, tau in enumerate(taus):
+        edge: Complex = np.asarray(graphs.forbidden(tau), dtype=np.complex128)
+        ax.plot(
+            edge.real, edge.imag, color=FALSIFIED, ls=("-", "--", ":", "-.")[k % 4], lw=2.0 if k == 0 else 1.3,
+            label=f"-SRG(τφ)⁻¹, τ = {tau:g}",
+        )  # fmt: skip
+        if k == 0:
+            first = edge
+    straight = graphs.slopes[0] * graphs.slopes[1] == 0.0
+    near = first.real.astype(np.complex128) if straight else first[np.abs(first) <= 4.0 * span]
+    shown = np.concatenate([shown, near])
+    pad = 0.08 * max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), span)
+    ax.set(
+        xlim=(shown.real.min() - pad, shown.real.max() + pad),
+        ylim=(shown.imag.min() - pad, shown.imag.max() + pad),
+    )
+    _shade(ax, first, graphs.slopes)
+    ax.axhline(0.0, color=GREY, lw=0.8)
+    ax.axvline(0.0, color=GREY, lw=0.8)
+    ax.plot(0.0, 0.0, ".", color=BLACK)
+    ax.set_aspect("equal")
+    ax.set(xlabel="Re", ylabel="Im")
+    ax.set_title(
+        title or f"{graphs.verdict}: separation {graphs.separation:.3g}, all τ {graphs.separation_all:.3g}"
+    )
+    legend_below(ax)
+    return ax
+
+
+def _shade(ax: Axes, edge: Complex, slopes: tuple[float, float]) -> None:
+    """Shade -SRG(φ)⁻¹: a disc for slopes of one sign, the outside of a disc for both signs, a half plane between."""
+    look = {**forbidden_look(""), "label": None, "lw": 0.0, "alpha": 0.2}
+    if slopes[0] * slopes[1] > 0.0:
+        ax.fill(edge.real, edge.imag, **look)
+    elif slopes[0] * slopes[1] < 0.0:
+        middle = 0.5 * float(edge.real.min() + edge.real.max())
+        shade_outside(ax, middle, 0.5 * float(np.ptp(edge.real)), look)
+    elif any(slopes):
+        side = float(edge.real[0])
+        ax.axvspan(*sorted((side, 50.0 * side)), **look)

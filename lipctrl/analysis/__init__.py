@@ -23,6 +23,8 @@ _PUBLIC = {
     "nominal_loop": "loop",
     "Realization": "plant",
     "as_realization": "plant",
+    "GainMargin": "margins",
+    "incremental_gain_margin": "margins",
     "stability_radius": "radius",
     "DiskMargin": "disk",
     "disk_margin": "disk",

@@ -111,6 +111,9 @@ def level_test(form: PopovForm, level: float) -> LevelTest:
         anchor = _anchor(form, level)
     if form.states == 0 or not anchor > 0.0:
         return LevelTest(anchor > 0.0, np.zeros(0), np.zeros(0))
+    if form.q.is_zero() and form.s.is_zero():
+        # Φ does not depend on the frequency.
+        return LevelTest(True, np.zeros(0), np.zeros(0))
     discs = _pencil_spectrum(form, level)
     if discs is None:
         return _NOTHING

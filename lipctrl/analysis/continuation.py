@@ -1,0 +1,209 @@
+"""Proofs along a parameter: two proved points cover every point between them.
+
+Let Φ(t) = (J + LG)ᴴ(J + LG) - (WG)ᴴ(WG) be quadratic in t with Φ''/2 ⪯ N = (U + VG)ᴴ(U + VG) at every frequency, G
+a stable system. If Φ(t₁) ⪰ λ₁N and Φ(t₂) ⪰ λ₂N, then between them, with s = (t-t₁)/(t₂-t₁),
+Φ(t) ⪰ ((1-s)λ₁ + sλ₂ - s(1-s)(t₂-t₁)²)N, which is positive for all s whenever |t₂ - t₁| < √λ₁ + √λ₂.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.optimize
+
+from lipctrl.analysis.kyp import kyp_proof
+from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.plant import Realization
+from lipctrl.analysis.popov import PopovForm, level_test
+from lipctrl.analysis.sweep import ModalSweep
+
+# Curvature so small that it never limits a step.
+_AMPLE = 1e12
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Φ = (J + LG)ᴴ(J + LG) - (WG)ᴴ(WG) at one parameter."""
+
+    j: MidRad
+    l: MidRad
+    w: MidRad
+
+
+@dataclass(frozen=True)
+class Proof:
+    """At parameter `at`: Φ ≻ lower·N is proved; `upper` was sampled at `frequency` [rad/s]."""
+
+    at: float
+    lower: float
+    upper: float
+    frequency: float
+
+
+@dataclass(frozen=True)
+class March:
+    """The proved stretch ends at `end`; `frequency` is where Φ is smallest there (NaN at the goal)."""
+
+    end: float
+    frequency: float
+    proofs: tuple[Proof, ...]
+
+
+class Path:
+    """A family t ↦ Φ(t) over one system, with the bound N of its curvature."""
+
+    def __init__(
+        self, system: Realization, quadratic: Callable[[float], Quadratic], u: MidRad, v: MidRad
+    ) -> None:
+        self._system, self._quadratic, self._u, self._v = system, quadratic, u, v
+        base = quadratic(0.0)
+        probe = PopovForm(system, base.w.H @ base.w, MidRad.zeros(*system.D.shape), MidRad.eye(system.inputs))
+        self._sweep = ModalSweep.of(probe)
+        grid = np.zeros(1) if self._sweep is None else self._sweep.grid()
+        self._frequencies = grid if system.is_discrete else np.append(grid, np.inf)
+
+    def _values(self, at: float, omegas: np.ndarray) -> np.ndarray:
+        """Return the largest λ with Φ ⪰ λN (where Φ is indefinite: its smallest eigenvalue), unverified."""
+        q = self._quadratic(at)
+        g = self._responses(omegas)
+        outer, inner = q.j.mid + q.l.mid @ g, q.w.mid @ g
+        phi = outer.conj().swapaxes(-1, -2) @ outer - inner.conj().swapaxes(-1, -2) @ inner
+        phi = np.where(np.isfinite(phi), phi, 0.0)
+        lowest = np.linalg.eigvalsh(phi)[:, 0]
+        bend = self._u.mid + self._v.mid @ g
+        out = lowest.copy()
+        good = lowest > 0.0
+        if good.any():
+            b = np.where(np.isfinite(bend[good]), bend[good], 0.0)
+            gram = b @ np.linalg.solve(phi[good], b.conj().swapaxes(-1, -2))
+            size = np.linalg.eigvalsh((gram + gram.conj().swapaxes(-1, -2)) / 2.0)[:, -1]
+            out[good] = np.minimum(1.0 / np.maximum(size, 1.0 / _AMPLE), _AMPLE)
+        return out
+
+    def _responses(self, omegas: np.ndarray) -> np.ndarray:
+        feed = self._system.D.astype(np.complex128)
+        if self._sweep is None:
+            return np.broadcast_to(feed, (len(omegas), *feed.shape))
+        out = self._sweep.responses(np.where(np.isfinite(omegas), omegas, 0.0))
+        return np.where(np.isfinite(omegas)[:, None, None], out, feed)
+
+    def sample(self, at: float) -> tuple[float, float]:
+        """Return the smallest value found over frequency and where, refined around the lowest grid point."""
+        grid = self._frequencies
+        values = self._values(at, grid)
+        k = int(np.argmin(values))
+        best, where = float(values[k]), float(grid[k])
+        left, right = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
+        for _ in range(7):
+            if not (right > left and math.isfinite(right)):
+                break
+            fine = np.linspace(left, right, 13)
+            values = self._values(at, fine)
+            j = int(np.argmin(values))
+            settled = values[j] >= best - 1e-14 * abs(best)
+            if values[j] < best:
+                best, where = float(values[j]), float(fine[j])
+            if settled and right - left < 1e-3 * abs(where):
+                break
+            left, right = fine[max(j - 1, 0)], fine[min(j + 1, 12)]
+        return best, where
+
+    def prove(self, at: float) -> Proof:
+        """Prove Φ ≻ λN at all frequencies for a λ near the sampled minimum."""
+        share = 0.98
+        best, where = self.sample(at)
+        for _ in range(12):
+            if not best > 0.0:
+                return Proof(at, -math.inf, best, where)
+            form = self._form(at, share * best)
+            test = level_test(form, 0.0)
+            if test.proved or (test.crossings.size and self._inequality(form, where)):
+                return Proof(at, share * best, best, where)
+            points = np.unique(np.abs(test.crossings))
+            if points.size:
+                points = np.concatenate([points, (points[1:] + points[:-1]) / 2.0])
+                self._frequencies = np.unique(np.concatenate([self._frequencies, points]))
+            lower, where = self.sample(at)
+            if lower > 0.99 * best:
+                # Nothing lower was found: rounding forbids this level.
+                share *= 0.5
+            best = min(lower, best)
+        return Proof(at, -math.inf, best, where)
+
+    def _inequality(self, form: PopovForm, where: float) -> bool:
+        """Try the matrix inequality, for systems whose eigenvectors are too ill-conditioned."""
+        if self._sweep is None or form.states > 40:
+            return False
+        return kyp_proof(form, 0.0, form.lowest(where), replace(self._sweep, form=form))
+
+    def _form(self, at: float, level: float) -> PopovForm:
+        q, u, v = self._quadratic(at), self._u, self._v
+        yy = q.l.H @ q.l - q.w.H @ q.w - (v.H @ v).scaled(level)
+        yu = q.l.H @ q.j - (v.H @ u).scaled(level)
+        return PopovForm(self._system, yy, yu, q.j.H @ q.j - (u.H @ u).scaled(level))
+
+
+def march(path: Path, start: float, goal: float) -> March:
+    """Walk from `start` towards `goal`, every parameter passed being proved, as far as Φ stays positive.
+
+    A walk whose first point is not proved positive ends where it starts. Otherwise it ends at the goal, or
+    within about 1e-8 relative of the first parameter where Φ becomes singular.
+    """
+    here = path.prove(start)
+    steps = [here]
+    while here.lower > 0.0 and here.at != goal and len(steps) < 200:
+        reach = 2.0 * math.sqrt(here.lower)
+        away = goal - here.at
+        there = goal if reach >= abs(away) else here.at + math.copysign(reach, away)
+        trial, last = _stretch(path, here, there)
+        if trial is None:
+            break
+        here = trial
+        steps.append(here)
+        if last:
+            break
+    reached = here.at == goal and here.lower > 0.0
+    return March(here.at, math.nan if reached else here.frequency, tuple(steps))
+
+
+def _covers(a: Proof, b: Proof) -> bool:
+    if not (a.lower > 0.0 and b.lower > 0.0):
+        return False
+    return abs(a.at - b.at) * (1.0 + 1e-12) < (math.sqrt(a.lower) + math.sqrt(b.lower)) * (1.0 - 1e-12)
+
+
+def _stretch(path: Path, here: Proof, there: float) -> tuple[Proof | None, bool]:
+    """Return the next proved point, whose way from `here` is covered, and whether the walk ends there."""
+    at = there
+    for _ in range(50):
+        value, _ = path.sample(at)
+        if value > 0.0:
+            trial = path.prove(at)
+            if _covers(here, trial):
+                return trial, False
+        end = at
+        if value <= 0.0:
+            end = _root(path, here.at, at)
+            for give in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4):
+                point = end + math.copysign(give * max(abs(end), abs(end - here.at)), here.at - end)
+                if (point - here.at) * (end - here.at) <= 0.0:
+                    break
+                candidate = path.prove(point)
+                if _covers(here, candidate):
+                    return candidate, True
+        if abs(end - here.at) <= 1e-10 * max(abs(here.at), 1e-10):
+            break
+        at = 0.5 * (here.at + end)
+    return None, True
+
+
+def _root(path: Path, inside: float, outside: float) -> float:
+    """Return where the sampled minimum of Φ changes its sign."""
+    return float(
+        scipy.optimize.brentq(
+            lambda at: path.sample(at)[0], inside, outside, xtol=1e-15, rtol=1e-11, maxiter=60
+        )
+    )

@@ -126,18 +126,23 @@ class MassSpringChain(MechanicalPlant):
         stiffness, hardening = per_mass(p.stiffness), per_mass(p.hardening)
         tension = stretch * (stretch * stretch * hardening + stiffness) + closing * per_mass(p.damping)
         force = torch.diff(tension, dim=-1, append=torch.zeros_like(tension[..., :1]))
-        spread = torch.zeros_like(force).index_copy(-1, self._driven_index(force.device), action)
-        force = force + spread
+        force = force.index_add(-1, self._driven_index(force.device), action.expand((*force.shape[:-1], -1)))
         if disturbance is not None:
             force = force + disturbance
         return force / per_mass(p.mass)
 
+    @cached_property
+    def _indices(self) -> dict[torch.device, Tensor]:
+        return {}
+
     def _driven_index(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.driven, device=device)
+        # Kept on the device: copying it there in every step would make the step wait.
+        if device not in self._indices:
+            self._indices[device] = torch.tensor(self.driven, device=device)
+        return self._indices[device]
 
     def flow(self, state: Tensor, action: Tensor, disturbance: Tensor | None, p: Any) -> Tensor:
         position, velocity = state[..., : self.masses], state[..., self.masses :]
-        action = action.expand((*state.shape[:-1], self.actuators))
         velocity = velocity + self.dt * self._accelerations(position, velocity, action, disturbance, p)
         return torch.cat([position + self.dt * velocity, velocity], dim=-1)
 
@@ -179,9 +184,9 @@ class MassSpringChain(MechanicalPlant):
         ).with_delay(self.delay)
 
     def draw(self, canvas: Canvas, state: np.ndarray, action: np.ndarray) -> None:
-        gap = 1.5
+        gap = 2.0
         canvas.view(center=(0.5 * gap * (self.masses + 0.5), 0.0), width=gap * (self.masses + 1.5))
-        size, last = 0.4 * gap, 0.0
+        size, last = 0.6, 0.0
         canvas.box((-0.1, 0.0), (0.2, 1.4), canvas.body)
         forces = dict(zip(self.driven, action / self.action_limit, strict=True))
         for i in range(self.masses):

@@ -308,8 +308,10 @@ class Plant(ABC):
         limit = self.action_limit
         if (limit == limit[0]).all():
             return action if math.isinf(limit[0]) else action.clamp(-limit[0], limit[0])
-        bound = torch.as_tensor(limit, dtype=action.dtype, device=action.device)
-        return torch.minimum(torch.maximum(action, -bound), bound)
+        # By columns: a tensor of limits would have to be copied to the device in every step.
+        return join(
+            [a.clamp(-bound, bound) for a, bound in zip(action.unbind(-1), limit.tolist(), strict=True)]
+        )
 
     def advance(
         self,

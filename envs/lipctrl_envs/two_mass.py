@@ -121,10 +121,10 @@ class TwoMassDrive(MechanicalPlant):
         ).with_delay(self.delay)
 
     def draw(self, canvas: Canvas, state: np.ndarray, action: np.ndarray) -> None:
-        motor, load = -0.6 + float(state[0]), 0.6 + float(state[1])
-        canvas.view(center=(0.0, 0.0), width=5.0)
-        canvas.line((-2.4, -0.32), (2.4, -0.32), 0.02, canvas.faint)
-        canvas.line((0.6, -0.38), (0.6, -0.32), 0.03, canvas.second)
+        motor, load = -1.2 + float(state[0]), 1.2 + float(state[1])
+        canvas.view(center=(0.0, 0.0), width=7.0)
+        canvas.line((-3.4, -0.32), (3.4, -0.32), 0.02, canvas.faint)
+        canvas.line((1.2, -0.42), (1.2, -0.32), 0.04, canvas.second)
         canvas.spring((motor + 0.25, 0.0), (load - 0.25, 0.0), 0.1, canvas.body)
         canvas.box((motor, 0.0), (0.5, 0.5), canvas.dark)
         canvas.box((load, 0.0), (0.5, 0.5), canvas.accent)

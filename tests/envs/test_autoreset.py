@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lipctrl_envs import CartPole, Pendulum, TorchVectorEnv
+from lipctrl_envs import CartPole, Pendulum, TorchVectorEnv, plant_names
 
 
 def fallen_and_upright() -> torch.Tensor:
@@ -183,3 +184,34 @@ def test_wrong_actions_are_refused(actions, message):
 def test_a_step_before_reset_is_refused():
     with pytest.raises(gymnasium.error.ResetNeeded):
         make().step(ZERO)
+
+
+class NeverLooks(TorchDispatchMode):
+    """Refuse every operation that would make a host wait for an accelerator or copy to it."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "is_nonzero", "lift_fresh", "masked_select", "item")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.FORBIDDEN, f"{name} makes the host wait for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+@pytest.mark.parametrize("name", plant_names())
+def test_the_accelerator_s_path_never_waits_for_the_device(name, mode):
+    env = TorchVectorEnv(name, 4, autoreset_mode=mode, max_episode_steps=2, observation_noise=0.1, delay=1)
+    env._host = False
+    env.reset(seed=0)
+    action = torch.zeros(4, env.plant.action_size)
+    env.step(action)
+    with NeverLooks():
+        for _ in range(4):
+            env.step(action)
+
+
+def test_the_check_above_would_notice():
+    env = make()
+    env.reset(seed=0)
+    with NeverLooks(), pytest.raises(AssertionError, match="makes the host wait"):
+        env.step(ZERO)

@@ -24,6 +24,7 @@ class IncrementalBall:
     scope : sentences that limit where the inequality is known to hold; every report repeats them.
     limits : (lower, upper) of an actuator clip behind the policy, or None; informative.
     policy : the actual map y (..., p) ↦ u (..., m) in numpy, for falsification, or None.
+    gain : a proved incremental gain of the whole policy, actuator limits included, or None (then ‖K₀‖ + ρ).
 
     Examples
     --------
@@ -36,6 +37,7 @@ class IncrementalBall:
     scope: tuple[str, ...] = ()
     limits: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
     policy: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    gain: float | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
@@ -126,6 +128,7 @@ def _ball_of(certificate: Certificate) -> IncrementalBall:
             "or stale certificate is never believed"
         )
     scope: list[str] = []
+    runs = certificate
     if certificate.region is not None:
         scope.append("the policy's bound holds only for observations inside the box of its certificate")
     center, radius = certificate.center, certificate.radius
@@ -137,6 +140,13 @@ def _ball_of(certificate: Certificate) -> IncrementalBall:
         scope.append(
             "while the actuator limits are inactive: around a centre K₀ ≠ 0 a saturated policy leaves the ball"
         )
+        # Inside that scope the policy is the part behind the clip.
+        runs = certificate.parts[0]
     return IncrementalBall(
-        center, radius, tuple(scope), limits=certificate.limits, policy=certificate.evaluate
+        center,
+        radius,
+        tuple(scope),
+        limits=certificate.limits,
+        policy=runs.evaluate,
+        gain=certificate.gain,
     )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipctrl.analysis.ball import IncrementalBall
+from lipctrl.analysis.loop import close_loop
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
 
 
@@ -85,6 +87,17 @@ def unstable_pole(plant: Realization, policy: LinearPolicy) -> complex | None:
     worst = int(np.argmax(excess))
     size = 1.0 if plant.is_discrete else float(np.abs(poles).max())
     return complex(poles[worst]) if excess[worst] > 1e-12 * size else None
+
+
+def looped_response(plant: Realization, center: np.ndarray, omega: float) -> np.ndarray | None:
+    """Return P(I - center·P)⁻¹ at a frequency, also where P has a pole there; None where it is singular."""
+    closed = close_loop(plant, MidRad(np.asarray(center, dtype=np.float64)))
+    if closed is None:
+        return None
+    try:
+        return closed.response(omega)
+    except np.linalg.LinAlgError:
+        return None
 
 
 def worst_matrix(response: np.ndarray) -> np.ndarray:
@@ -175,10 +188,8 @@ def _members(
     if radius == 0.0:
         return
     for omega in frequencies:
-        try:
-            response = plant.response(omega)
-            looped = response @ np.linalg.inv(np.eye(plant.inputs) - center @ response)
-        except np.linalg.LinAlgError:
+        looped = looped_response(plant, center, omega)
+        if looped is None:
             continue
         direction = worst_matrix(looped)
         if not np.isfinite(direction).all():

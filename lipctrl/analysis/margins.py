@@ -10,7 +10,13 @@ import numpy as np
 
 from lipctrl.analysis.ball import IncrementalBall, as_ball
 from lipctrl.analysis.continuation import Path, Quadratic, march
-from lipctrl.analysis.falsify_linear import Falsifier, falsify_policy, first_falsified, worst_matrix
+from lipctrl.analysis.falsify_linear import (
+    Falsifier,
+    falsify_policy,
+    first_falsified,
+    looped_response,
+    worst_matrix,
+)
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
@@ -194,6 +200,5 @@ def _perturbation(
     if not math.isfinite(omega) or k <= 0.0:
         return None
     center = k * ball.center if form == "policy" else ball.center
-    response = plant.response(omega)
-    looped = response @ np.linalg.inv(np.eye(plant.inputs) - center @ response)
-    return worst_matrix(looped)
+    looped = looped_response(plant, center, omega)
+    return None if looped is None else worst_matrix(looped)

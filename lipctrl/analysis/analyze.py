@@ -1,0 +1,175 @@
+"""One call from a plant and a policy to a verdict, margins, what limits them, and for what exactly."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.loop import BallTest, NominalLoop, judge, nominal_loop
+from lipctrl.analysis.margins import incremental_gain_margin
+from lipctrl.analysis.plant import Realization, as_realization
+from lipctrl.analysis.report import StabilityReport, TestResult
+from lipctrl.analysis.verdict import Verdict
+from lipctrl.certificate import Certificate
+
+# Rows up to which the structured inequality is tried unasked; beyond, it takes many seconds.
+_STRUCTURED_ROWS = 80
+# Channels up to which classical margins are added: each costs norms of its own.
+_CLASSICAL_CHANNELS = 3
+
+
+def analyze(
+    plant: Any, policy: Any, *, structured: bool | Literal["auto"] = "auto", margins: bool = True
+) -> StabilityReport:
+    """Return the stability report of the loop u = π(y) + r: verdict, incremental margins, criteria and scope.
+
+    The verdict is `certified` if some criterion proves that every policy of the certified class gives an
+    incrementally stable loop with this linear plant; `nominally unstable` and `ill-posed` speak of the class's
+    centre K₀ and its algebraic loop; `inconclusive` never means unstable. For an environment the plant is its
+    linearisation at the equilibrium, and the scope says so.
+
+    Parameters
+    ----------
+    plant : LTI plant as `as_realization` takes it (action → observation), or an environment or plant with
+        `linearize()` (also behind `.unwrapped`).
+    policy : policy object with `.certificate()`, `Certificate`, or `IncrementalBall`. Positive feedback: the
+        policy carries its sign.
+    structured : whether to try the inequality over the policy's own neurons: "auto" tries it for small
+        networks when the ball test does not decide.
+    margins : whether to compute the gain margins with their falsifiers and the classical margins.
+
+    Raises
+    ------
+    ValueError
+        For data no theorem applies to: NaN, improper or empty models, a certificate that does not prove, shapes
+        that do not fit. The message says what was expected and how to mend it.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> report = analyze(control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0))
+    >>> print(report.verdict, round(report.incremental_gain_margin.lower, 4))
+    certified 0.5
+    """
+    if structured not in (True, False, "auto"):
+        raise ValueError(f"structured is {structured!r}; expected True, False or 'auto'")
+    system, described, scope = _read_plant(plant)
+    ball = as_ball(policy)
+    loop = nominal_loop(system, ball.center)
+    ball_test = judge(loop, ball.radius)
+    tests = [_ball_result(ball, ball_test), *_small_gain(system, ball)]
+    if _wants_structured(structured, policy, ball_test, system):
+        tests.append(_structured(system, policy))
+    chosen = _decisive(tests)
+    certified = ball_test.verdict is Verdict.CERTIFIED
+    norm = ball_test.norm
+    stable = math.isfinite(norm.value)
+    residual = stable and bool(ball.center.any()) and ball.radius > 0.0
+    return StabilityReport(
+        verdict=chosen.verdict,
+        scope=(*scope, *chosen.scope),
+        plant=described,
+        policy=str(ball),
+        ball=ball,
+        loop=loop,
+        hinf=norm,
+        tests=tuple(tests),
+        incremental_gain_margin=incremental_gain_margin(system, ball) if certified and margins else None,
+        residual_gain_margin=incremental_gain_margin(system, ball, "residual")
+        if residual and margins
+        else None,
+        stability_radius=_radius(norm.value) if stable else None,
+        extras=_classical(loop, ball) if margins else {},
+    )
+
+
+def _read_plant(plant: Any) -> tuple[Realization, str, tuple[str, ...]]:
+    source = getattr(plant, "unwrapped", plant)
+    linearize = getattr(source, "linearize", None)
+    if not callable(linearize) or hasattr(plant, "ninputs"):
+        system = as_realization(plant)
+        return system, f"linear, {_size(system)}", ()
+    system = as_realization(linearize(), "the linearisation of the environment")
+    truth = getattr(source, "plant", source)
+    name = getattr(truth, "name", type(truth).__name__)
+    scope = (
+        f"the linearisation of {name} at its equilibrium, not the nonlinear plant: nothing is claimed about large "
+        "motions",
+    )
+    limit = getattr(truth, "action_limit", None)
+    if limit is not None and np.isfinite(np.asarray(limit, dtype=float)).any():
+        scope += ("the environment's own actuator limits are not part of the linear plant",)
+    return system, f"{name}, linearised, {_size(system)}", scope
+
+
+def _size(system: Realization) -> str:
+    return f"{system.states} states, {system.inputs} inputs, {system.outputs} outputs, {system.timebase}"
+
+
+def _ball_result(ball: IncrementalBall, test: BallTest) -> TestResult:
+    name = "incremental small gain" if not ball.center.any() else "incremental ball around the centre gain"
+    return TestResult(name, test.verdict, test.reason, test.margin, test.frequency, ball.scope)
+
+
+def _small_gain(system: Realization, ball: IncrementalBall) -> Iterator[TestResult]:
+    """Test the whole policy without a centre: weaker, but it holds also where an actuator limit is active."""
+    if not ball.center.any():
+        return
+    gain = ball.gain
+    if gain is None:
+        gain = math.nextafter(float(np.linalg.norm(ball.center, 2)) * (1.0 + 1e-14) + ball.radius, math.inf)
+    test = judge(nominal_loop(system, np.zeros_like(ball.center)), gain)
+    # Without a centre "nominally unstable" speaks of the plant alone, which decides nothing about this loop.
+    verdict = test.verdict if test.verdict is Verdict.CERTIFIED else Verdict.INCONCLUSIVE
+    reason = (
+        test.reason if test.verdict in (Verdict.CERTIFIED, Verdict.INCONCLUSIVE) else "needs a stable plant"
+    )
+    scope = tuple(line for line in ball.scope if ball.gain is None or "actuator limits" not in line)
+    yield TestResult(
+        "small gain of the whole policy", verdict, reason, test.margin or math.nan, test.frequency, scope
+    )
+
+
+def _wants_structured(structured: bool | str, policy: Any, test: BallTest, system: Realization) -> bool:
+    if structured != "auto":
+        return bool(structured)
+    if test.verdict is not Verdict.INCONCLUSIVE or isinstance(policy, IncrementalBall) or system.D.any():
+        return False
+    graphs = importlib.import_module("lipctrl.analysis.policy_graph")
+    source = policy if isinstance(policy, Certificate) else policy.certificate()
+    return system.states + graphs.policy_graph(source).neurons <= _STRUCTURED_ROWS
+
+
+def _structured(system: Realization, policy: Any) -> TestResult:
+    found = importlib.import_module("lipctrl.analysis.structured").structured_test(system, policy)
+    return TestResult(
+        "structured inequality over the policy's neurons", found.verdict, found.reason, scope=found.scope
+    )
+
+
+def _decisive(tests: list[TestResult]) -> TestResult:
+    """Return the certified test with the fewest restrictions, else the first one, about the ball."""
+    certified = [test for test in tests if test.verdict is Verdict.CERTIFIED]
+    return min(certified, key=lambda test: len(test.scope)) if certified else tests[0]
+
+
+def _radius(norm: float) -> float:
+    return math.inf if norm == 0.0 else math.nextafter(1.0 / norm, 0.0)
+
+
+def _classical(loop: NominalLoop, ball: IncrementalBall) -> dict[str, Any]:
+    """Return the disk margin of the centre's loop, seen at the plant's input."""
+    if not loop.is_stable or not ball.center.any() or loop.plant.inputs > _CLASSICAL_CHANNELS:
+        return {}
+    if not math.isfinite(loop.norm().value):
+        return {}
+    disk = importlib.import_module("lipctrl.analysis.disk")
+    # Broken at the actuator: the loop transfer is -K₀P, in the order (gain)(plant).
+    margin = disk.disk_margin(-ball.center, loop.plant)
+    return {"classical disk margin of the linear centre, at the plant's input (non-incremental)": margin}

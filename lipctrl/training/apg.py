@@ -37,13 +37,13 @@ class APGConfig:
     """weight of the next step's cost against this one's"""
     trace: float = 0.95
     """λ of the λ-returns that the value learns from"""
-    policy_rate: float = 2e-3
+    policy_rate: float = 3e-3
     """initial learning rate of the policy, falling linearly to a tenth"""
-    value_rate: float = 2e-3
+    value_rate: float = 4e-3
     """initial learning rate of the value, falling linearly to a tenth"""
     value_epochs: int = 4
     """passes over each window when fitting the value"""
-    value_minibatches: int = 2
+    value_minibatches: int = 8
     """parts that a pass is cut into"""
     value_width: int = 64
     """neurons in each of the two hidden layers of the value"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-
 import os
 import signal
 import subprocess
@@ -229,7 +228,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="the disk is full.*intact.*resume"):
+    with pytest.raises(RunError, match=r"the disk is full.*intact.*resume"):
         write_bytes(run.path / "weights.safetensors", b"new")
     with pytest.raises(RunError, match="the disk is full"):
         RunWriter(run.path).save_certificate(run.certificate)
@@ -307,7 +306,7 @@ def test_wrong_arguments_are_named(tmp_path, arguments, message):
 
 def test_policies_of_other_dimensions_are_refused(tmp_path):
     policy = lipctrl.LipschitzPolicy(lipctrl.LipschitzResNet(3, 1, width=4))
-    with pytest.raises(ValueError, match="in_features=3; .* needs 2"):
+    with pytest.raises(ValueError, match=r"in_features=3; .* needs 2"):
         lipctrl.train(ENV, policy, out=tmp_path / "run")
 
 
@@ -317,7 +316,7 @@ def test_the_guarantee_is_proved_at_every_checkpoint(tmp_path):
     ratios = run.metrics["guarantee"][1::2]
     assert (ratios > 1.4).all()
     assert (ratios < 1.6).all()
-    with pytest.raises(GuaranteeBrokenError, match="not below the stability radius 0.5"):
+    with pytest.raises(GuaranteeBrokenError, match=r"not below the stability radius 0\.5"):
         short_run(tmp_path / "too-large", guarantee=StabilityGuarantee(np.array(GAIN), 0.5))
     with pytest.raises(GuaranteeBrokenError, match="not the gain K"):
         short_run(tmp_path / "other-gain", guarantee=StabilityGuarantee(np.array([[15.0, 4.0]]), 5.0))

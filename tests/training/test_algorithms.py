@@ -1,0 +1,291 @@
+"""Rollouts, targets and experts compute what they say; training improves what it should."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import lipctrl
+from lipctrl.runs import build_policy, design_policy, output_gain
+from lipctrl.training import (
+    APG,
+    PPO,
+    APGConfig,
+    Imitation,
+    ImitationConfig,
+    PlantSimulator,
+    PPOConfig,
+    default_expert,
+    evaluate,
+    find_task,
+    lqr_gain,
+    make_simulator,
+    measure_observation_scale,
+    split_seed,
+)
+from lipctrl.training.algorithm import Critic, ReturnScale, TrainingDivergedError, actor, descend
+from lipctrl.training.environments import Task
+from lipctrl.training.rollout import GymSimulator
+
+SEEDS = split_seed(0)
+
+
+@pytest.fixture(scope="module")
+def cartpole() -> Task:
+    return find_task("lipctrl/CartPole-v0")
+
+
+@pytest.fixture(scope="module")
+def pendulum() -> Task:
+    return find_task("Pendulum-v1")
+
+
+def test_streams_are_independent_of_each_other():
+    streams = split_seed(7)
+    assert len(set(streams.values())) == len(streams)
+    assert split_seed(7, ("simulator",))["simulator"] == streams["simulator"]
+    assert split_seed(8)["simulator"] != streams["simulator"]
+    with pytest.raises(ValueError, match=r"seed is 1\.5"):
+        split_seed(1.5)  # type: ignore[arg-type]
+
+
+def test_the_twin_of_pendulum_is_the_same_environment(pendulum):
+    assert pendulum.twin == "lipctrl_envs:lipctrl/GymPendulum-v1"
+    gym = GymSimulator(dataclasses.replace(pendulum, plant=None), 5, 3, dtype=torch.float64)
+    copy = PlantSimulator(pendulum.plant, 5, 0, dtype=torch.float64, staggered=False)
+    y = gym.observation
+    copy.physical = torch.stack([torch.atan2(y[:, 1], y[:, 0]), y[:, 2]], dim=-1)
+    action = torch.randn(60, 5, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for u in action:
+        a, b = gym.step(u), copy.step(u)
+        # Gymnasium hands out float32 observations.
+        torch.testing.assert_close(a.observation, b.observation, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(a.reward, b.reward, atol=2e-2, rtol=2e-3)
+
+
+@pytest.mark.parametrize("black_box", [True, False])
+def test_time_limits_truncate_and_show_the_observation_reached(pendulum, black_box):
+    if black_box:
+        simulator = GymSimulator(dataclasses.replace(pendulum, plant=None), 3, 0)
+    else:
+        simulator = PlantSimulator(pendulum.plant, 3, 0, staggered=False)
+    total = torch.zeros(3)
+    for t in range(200):
+        step = simulator.step(torch.zeros(3, 1))
+        total += step.reward
+        assert bool(step.truncated.all()) == (t == 199)
+        assert not step.terminated.any()
+        if t < 199:
+            assert torch.equal(step.observation, simulator.observation)
+    assert not torch.isclose(step.observation, simulator.observation).all(dim=1).any()
+    assert simulator.mean_return() == pytest.approx(total.mean().item(), rel=1e-5)
+    assert simulator.mean_return() is None
+
+
+def test_failures_terminate_and_restart_only_the_failed(cartpole):
+    simulator = PlantSimulator(cartpole.plant, 2, 0, dtype=torch.float64, staggered=False)
+    simulator.physical = torch.tensor([[0.0, 0.499, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    step = simulator.step(torch.zeros(2, 1, dtype=torch.float64))
+    assert step.terminated.tolist() == [True, False]
+    assert step.reward[0] < -200.0
+    assert step.observation[0, 1] > 0.5
+    assert simulator.observation[0, 1].abs() <= 0.1
+    assert simulator.clock.tolist() == [0, 1]
+    assert torch.equal(simulator.observation[1], step.observation[1])
+
+
+def test_a_simulator_continues_from_its_state_exactly(cartpole):
+    options = {"randomization": {"pole_mass": 0.3}, "observation_noise": 0.01, "delay": 1}
+    task = find_task("lipctrl/CartPole-v0", options)
+    first = PlantSimulator(task.plant, 4, 1)
+    action = 10.0 * torch.randn(80, 4, 1, generator=torch.Generator().manual_seed(1))
+    for u in action[:40]:
+        first.step(u)
+    second = PlantSimulator(task.plant, 4, 99)
+    second.load_state({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in first.state().items()})
+    for u in action[40:]:
+        a, b = first.step(u), second.step(u)
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_gradients_of_a_rollout_match_finite_differences(pendulum):
+    gain = torch.tensor([[0.3, -0.4, 0.2]], dtype=torch.float64, requires_grad=True)
+
+    def cost(k):
+        simulator = PlantSimulator(pendulum.plant, 4, 5, dtype=torch.float64)
+        return -sum(simulator.step(simulator.observation @ k.T).reward.sum() for _ in range(12))
+
+    assert torch.autograd.gradcheck(cost, gain, atol=1e-4)
+
+
+def test_advantages_agree_with_the_definition(pendulum):
+    config = PPOConfig(environments=3, horizon=6, discount=0.9, trace=0.8)
+    learner = _learner(PPO, pendulum, config)
+    g = torch.Generator().manual_seed(0)
+    reward, value, follow = (torch.randn(6, 3, generator=g) for _ in range(3))
+    ended = torch.zeros(6, 3, dtype=torch.bool)
+    late = ended.clone()
+    ended[2, 0], late[3, 1] = True, True
+    advantage = learner._advantages(reward, value, follow, ended, late)
+    for i in range(3):
+        for t in range(6):
+            expected, weight = 0.0, 1.0
+            for s in range(t, 6):
+                after = 0.0 if ended[s, i] else follow[s, i].item()
+                expected += weight * (reward[s, i].item() + 0.9 * after - value[s, i].item())
+                weight *= 0.9 * 0.8
+                if ended[s, i] or late[s, i]:
+                    break
+            assert advantage[t, i].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_value_targets_bootstrap_after_truncation_and_not_after_termination(pendulum):
+    config = APGConfig(environments=2, horizon=3, discount=0.5, trace=0.0)
+    learner = _learner(APG, pendulum, config)
+    ended = [torch.tensor([False, False]), torch.tensor([True, False]), torch.tensor([False, False])]
+    late = [torch.tensor([False, False]), torch.tensor([False, True]), torch.tensor([False, False])]
+    targets = learner._targets(torch.ones(3, 2), torch.full((3, 2), 4.0), ended, late)
+    assert targets.tolist() == [[3.0, 3.0], [1.0, 3.0], [3.0, 3.0]]
+
+
+def _learner(kind, task, config, policy=None):
+    torch.manual_seed(0)
+    if policy is None:
+        network = lipctrl.LipschitzResNet(
+            task.observation_size, task.action_size, lipschitz=10.0, width=8, depth=1
+        )
+        policy = lipctrl.LipschitzPolicy(network, action_limits=task.action_limit)
+    simulator = make_simulator(task, config.environments, SEEDS["simulator"])
+    if kind is PPO:
+        return PPO(policy, simulator, config, SEEDS, torch.tensor(task.action_limit))
+    return kind(policy, simulator, config, SEEDS)
+
+
+def test_the_actor_is_the_policy_without_its_clip(cartpole):
+    policy = build_policy("lipctrl/CartPole-v0", width=8)
+    y = 0.05 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        command = actor(policy)(y)
+        torch.testing.assert_close(command.clamp(-10.0, 10.0), policy(y))
+        assert actor(policy)(100.0 * y).abs().max() > 100.0
+    assert actor(torch.nn.Linear(4, 1))(y).shape == (50, 1)
+
+
+def test_training_needs_a_plant_where_it_differentiates_one(pendulum):
+    task = dataclasses.replace(pendulum, plant=None, twin=None)
+    with pytest.raises(ValueError, match='use algorithm="ppo"'):
+        _learner(APG, task, APGConfig(environments=2))
+    with pytest.raises(ValueError, match='use algorithm="ppo"'):
+        _learner(Imitation, task, ImitationConfig(environments=2))
+
+
+def test_experts_do_their_task(pendulum, cartpole):
+    expert = default_expert(pendulum.plant)
+    simulator = PlantSimulator(pendulum.plant, 64, 2, dtype=torch.float64, staggered=False)
+    for _ in range(200):
+        simulator.step(expert(simulator.physical))
+    swung = simulator.mean_return()
+    assert swung is not None
+    assert swung > -200.0
+    K = lqr_gain(cartpole.plant)
+    np.testing.assert_allclose(output_gain(cartpole.plant), K, rtol=1e-6)
+    poles = np.linalg.eigvals(cartpole.plant.linearize().A - cartpole.plant.linearize().B @ K)
+    assert np.abs(poles).max() < 1.0
+    state = torch.tensor([[0.1, 0.02, 0.0, 0.0]], dtype=torch.float64)
+    expected = np.clip(-K @ state.numpy()[0], -10, 10)
+    np.testing.assert_allclose(default_expert(cartpole.plant)(state).numpy()[0], expected)
+
+
+def test_the_critic_standardises_and_the_scale_follows_the_rewards():
+    critic = Critic(2, 8, torch.Generator().manual_seed(0), torch.float32)
+    data = torch.tensor([3.0, -1.0]) + torch.tensor([2.0, 0.1]) * torch.randn(500, 2)
+    critic.observe(data)
+    torch.testing.assert_close(critic.mean, data.mean(0))
+    scale = ReturnScale(0.9)
+    assert scale.value == 1.0
+    scale.observe(torch.full((4, 3), -2.0))
+    assert scale.value == pytest.approx(20.0)
+    again = ReturnScale(0.9)
+    again.load_state(scale.state())
+    assert again.value == scale.value
+
+
+def test_no_step_is_taken_with_a_gradient_that_is_not_finite():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    with pytest.raises(TrainingDivergedError, match="gradient became NaN"):
+        descend(optimizer, weight.sqrt().sum() * 0.0, [weight], 1.0)
+    assert weight.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "message"),
+    [
+        ("CartPole-v1", None, r"action space Discrete\(2\).*lipctrl/CartPole-v0"),
+        ("NoSuch-v0", None, "no environment 'NoSuch-v0'"),
+        ("lipctrl/CartPole-v0", {"colour": 1}, "does not take the options"),
+    ],
+)
+def test_environments_that_do_not_fit_are_refused_with_a_remedy(env_id, options, message):
+    with pytest.raises(ValueError, match=message):
+        find_task(env_id, options)
+
+
+def test_designs_count_every_factor(cartpole, pendulum):
+    design = design_policy(cartpole, width=8)
+    assert design.guarantee is not None
+    certificate = design.policy.certificate()
+    assert certificate.radius <= 0.5 * design.guarantee.radius * (1 + 1e-3)
+    assert design.guarantee.prove(certificate) > 1.99
+    plain = design_policy(pendulum, lipschitz=6.0, width=8)
+    assert plain.guarantee is None
+    assert 5.0 < plain.policy.certificate().gain <= 6.0 * (1 + 1e-3)
+    assert np.all(measure_observation_scale(pendulum, 0) > 0.3)
+    with pytest.raises(ValueError, match="not below the stability radius"):
+        design_policy(cartpole, lipschitz=100.0)
+    with pytest.raises(ValueError, match="expected a positive finite number or 'auto'"):
+        design_policy(cartpole, lipschitz=-1.0)
+    with pytest.raises(ValueError, match="expected auto, residual or plain"):
+        design_policy(cartpole, kind="best")
+
+
+def test_equal_seeds_give_equal_designs(cartpole):
+    before = torch.random.get_rng_state()
+    a, b, c = (design_policy(cartpole, width=8, seed=s).policy.state_dict() for s in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+def test_imitation_solves_the_swing_up_in_gymnasium(pendulum):
+    policy = build_policy("Pendulum-v1", lipschitz=10.0, width=32)
+    config = ImitationConfig(updates=60)
+    learner = _learner(Imitation, pendulum, config, policy)
+    for i in range(8):
+        learner.iterate(i / 8)
+    assert evaluate(policy, "Pendulum-v1", episodes=30, seed=5).mean > -250.0
+    assert policy.certificate().gain <= 10.0 * (1 + 1e-3)
+
+
+@pytest.mark.slow
+def test_ppo_solves_the_swing_up_in_gymnasium_with_a_certified_bound(tmp_path):
+    policy = build_policy("Pendulum-v1", lipschitz=10.0)
+    run = lipctrl.train("Pendulum-v1", policy, "ppo", 600_000, out=tmp_path / "run", progress=False)
+    assert run.evaluation["mean_return"] > -250.0
+    assert run.evaluation["env_id"] == "Pendulum-v1"
+    assert lipctrl.check(run.certificate).ok
+    assert run.certificate.gain <= 10.0 * (1 + 1e-3)
+
+
+def test_the_gradient_lowers_the_cost_of_lqr(cartpole):
+    policy = build_policy("lipctrl/CartPole-v0", width=16)
+    learner = _learner(APG, cartpole, APGConfig(environments=64, horizon=64, policy_rate=1e-2), policy)
+    K = output_gain(cartpole.plant)
+    lqr = evaluate(lambda y: np.clip(-y @ K.T, -10.0, 10.0), cartpole, episodes=128, seed=3)
+    for i in range(30):
+        learner.iterate(i / 30)
+    trained = evaluate(policy, cartpole, episodes=128, seed=3)
+    assert trained.cost < 0.95 * lqr.cost

@@ -99,7 +99,9 @@ class GymPendulum(Plant):
         angle, rate = state.unbind(-1)
         wrapped = torch.sub(angle, torch.round(angle * (0.5 / math.pi)), alpha=2.0 * math.pi)
         (q_angle, q_rate), (r,) = self.state_weights.tolist(), self.action_weights.tolist()
-        return (wrapped * wrapped * q_angle).add(rate * rate, alpha=q_rate).add(action[..., 0] ** 2, alpha=r)
+        torque = action[..., 0]
+        cost = torch.addcmul(wrapped * wrapped * q_angle, rate, rate, value=q_rate)
+        return torch.addcmul(cost, torque, torque, value=r)
 
     def lure_form(self, region: Mapping[str, float] | None = None) -> LureForm:
         # No step from below this speed reaches the clip, whatever the angle and the admissible torque.

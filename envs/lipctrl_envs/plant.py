@@ -294,24 +294,27 @@ class Plant(ABC):
         )
         total: Tensor | None = None
         for weight, signal in terms:
-            if weight != 0.0:
-                square = signal * signal
-                total = square * weight if total is None else torch.add(total, square, alpha=weight)
+            if weight != 0.0 and total is None:
+                total = signal * signal * weight
+            elif weight != 0.0 and total is not None:
+                total = torch.addcmul(total, signal, signal, value=weight)
         if total is None:
             return state.new_zeros(state.shape[:-1])
         return total
 
     # ------------------------------------------------------------------ the truth
 
+    @cached_property
+    def _limits(self) -> list[float]:
+        return self.action_limit.tolist()
+
     def saturate(self, action: Tensor) -> Tensor:
         """Clip an action (..., m) to the actuator's box."""
-        limit = self.action_limit
-        if (limit == limit[0]).all():
-            return action if math.isinf(limit[0]) else action.clamp(-limit[0], limit[0])
+        limits = self._limits
+        if len(set(limits)) == 1:
+            return action if math.isinf(limits[0]) else action.clamp(-limits[0], limits[0])
         # By columns: a tensor of limits would have to be copied to the device in every step.
-        return join(
-            [a.clamp(-bound, bound) for a, bound in zip(action.unbind(-1), limit.tolist(), strict=True)]
-        )
+        return join([a.clamp(-bound, bound) for a, bound in zip(action.unbind(-1), limits, strict=True)])
 
     def advance(
         self,
@@ -349,10 +352,14 @@ class Plant(ABC):
 
     def reward(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
         """Return minus the cost of a step (...,), of the saturated action; differentiable."""
-        n = self.physical_size
+        return -self.step_cost(state, self.saturate(action), next_state)
+
+    def step_cost(self, state: Tensor, command: Tensor, next_state: Tensor) -> Tensor:
+        """Return the cost of a step (...,) with a command that is within the limits."""
         if self.delay:
+            n = self.physical_size
             state, next_state = state[..., :n], next_state[..., :n]
-        return -self.cost(state, self.saturate(action), next_state)
+        return self.cost(state, command, next_state)
 
     def terminated(self, state: Tensor) -> Tensor:
         """Whether the episode ends for good in this state, as bool (...,). Time limits are not termination."""
@@ -369,13 +376,14 @@ class Plant(ABC):
     ) -> Tensor:
         """Draw `count` initial states (count, n), uniform in the box of `initial_spread`; no command under way."""
         draw = torch.rand((self.physical_size, count), generator=generator, device=device, dtype=dtype)
-        spread = self.initial_spread.tolist()
-        columns = [row * (2.0 * s) - s for row, s in zip(draw, spread, strict=True)]
-        queue = [torch.zeros_like(columns[0])] * len(self._queue)
-        return join(columns + queue)
+        start = (draw - 0.5) * self._column("initial_spread", 2.0 * self.initial_spread, draw)
+        if self.delay:
+            start = torch.cat([start, start.new_zeros((len(self._queue), count))])
+        return start.T
 
     def _gaussian(
         self,
+        name: str,
         deviation: np.ndarray,
         count: int,
         generator: torch.Generator | None,
@@ -385,7 +393,18 @@ class Plant(ABC):
         if not deviation.any():
             return None
         draw = torch.randn((len(deviation), count), generator=generator, device=device, dtype=dtype)
-        return join([row * s for row, s in zip(draw, deviation.tolist(), strict=True)])
+        return (draw * self._column(name, deviation, draw)).T
+
+    @cached_property
+    def _columns(self) -> dict[tuple[str, torch.device, torch.dtype], Tensor]:
+        return {}
+
+    def _column(self, name: str, values: np.ndarray, like: Tensor) -> Tensor:
+        """Return values as a column on the device, kept there: a copy in every step would make the step wait."""
+        key = (name, like.device, like.dtype)
+        if key not in self._columns:
+            self._columns[key] = torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None]
+        return self._columns[key]
 
     def sample_disturbance(
         self,
@@ -395,7 +414,7 @@ class Plant(ABC):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor | None:
         """Draw disturbances (count, d) for one step, or None when this plant has none."""
-        return self._gaussian(self.disturbance, count, generator, device, dtype)
+        return self._gaussian("disturbance", self.disturbance, count, generator, device, dtype)
 
     def sample_noise(
         self,
@@ -405,7 +424,7 @@ class Plant(ABC):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor | None:
         """Draw observation noise (count, p) for one step, or None when this plant has none."""
-        return self._gaussian(self.observation_noise, count, generator, device, dtype)
+        return self._gaussian("observation_noise", self.observation_noise, count, generator, device, dtype)
 
     def sample_parameters(
         self,

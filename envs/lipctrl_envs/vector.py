@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -121,15 +122,14 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             mask = self._mask(options["reset_mask"])
             self._state = torch.where(mask[:, None], start, self._state)
             self._clock.masked_fill_(mask, 0)
-            self._done = self._done & ~mask
+            self._end(self._done & ~mask)
             self._choose_parameters(mask, parameters)
         else:
             self._state = start
             self._parameters = parameters
             self._clock = torch.zeros(self.num_envs, dtype=torch.int32, device=self.device)
-            self._done = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        self._pending = not self._host or bool(self._done.any())
-        self._action = torch.zeros(
+            self._end(torch.zeros(self.num_envs, dtype=torch.bool, device=self.device))
+        self._command = torch.zeros(
             (self.num_envs, self.plant.action_size), dtype=self.dtype, device=self.device
         )
         return self._observe(self._state), {}
@@ -141,33 +141,22 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         action = self._checked(actions)
         disturbance = self.plant.sample_disturbance(self.num_envs, self._generator, self.device, self.dtype)
-        state = self.plant.transition(self._state, action, disturbance, self._parameters)
-        reward = self.plant.reward(self._state, action, state).to(self.dtype)
+        command = self.plant.saturate(action)
+        state = self.plant.advance(self._state, command, disturbance, self._parameters)
+        reward = self.plant.step_cost(self._state, command, state).neg_()
         terminated = self.plant.terminated(state)
         self._clock += 1
         truncated = self._clock >= self.plant.horizon
-        self._action = action
+        self._command = command
         info: dict[str, Any] = {}
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            if self._pending:
-                begin = self._done
-                state = self._restart(begin, state)
-                reward.masked_fill_(begin, 0.0)
-                terminated, truncated = terminated & ~begin, truncated & ~begin
-            observation = self._observe(state)
-            self._done = terminated | truncated
-            self._pending = not self._host or bool(self._done.any())
-        elif self.autoreset_mode is AutoresetMode.SAME_STEP:
-            observation = self._observe(state)
-            done = terminated | truncated
-            if not self._host or bool(done.any()):
-                info = {"final_obs": observation, "_final_obs": done}
-                state = self._restart(done, state)
-                observation = torch.where(done[:, None], self._observe(state), observation)
-        else:
-            observation = self._observe(state)
-            self._done = terminated | truncated
-            self._pending = self._host and bool(self._done.any())
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._pending:
+            state = self._restart(state, reward, terminated, truncated)
+        observation = self._observe(state)
+        self._end(terminated | truncated)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._pending:
+            info = {"final_obs": observation, "_final_obs": self._done}
+            state = self._restart(state)
+            observation = torch.where(self._done[:, None], self._observe(state), observation)
         self._state = state
         return observation, reward, terminated, truncated, info
 
@@ -177,7 +166,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             gymnasium.logger.warn("pass render_mode='rgb_array' when making the environment to render it")
             return None
         states = self.state.double().cpu().numpy()
-        actions = self.plant.saturate(self._action).double().cpu().numpy()
+        actions = self._command.double().cpu().numpy()
         return tuple(frame(self.plant, x, u) for x, u in zip(states, actions, strict=True))
 
     # ------------------------------------------------------------------ the plant behind it
@@ -217,7 +206,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 f"got {tuple(action.shape)}"
             )
         if self._host:
-            if not bool(torch.isfinite(action).all()):
+            # One sum finds what is not finite; only if it does (or overflows) is each entry looked at.
+            if not math.isfinite(action.sum()) and not bool(action.isfinite().all()):
                 raise ValueError(
                     f"{self.plant.name}: actions must be finite; {int((~action.isfinite()).sum())} are not"
                 )
@@ -242,17 +232,28 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _fresh_parameters(self, count: int) -> dict[str, Tensor] | None:
         return self.plant.sample_parameters(count, self._generator, self.device, self.dtype)
 
-    def _restart(self, mask: Tensor, state: Tensor) -> Tensor:
-        """Begin new episodes where `mask`; on a CPU draw just as many starts as there are new episodes."""
-        self._clock.masked_fill_(mask, 0)
-        if not self._host:
-            self._choose_parameters(mask, self._fresh_parameters(self.num_envs))
-            return torch.where(mask[:, None], self._fresh(self.num_envs), state)
-        rows = mask.nonzero().squeeze(-1)
-        state = state.index_copy(0, rows, self._fresh(len(rows)))
-        drawn = self._fresh_parameters(len(rows))
+    def _end(self, done: Tensor) -> None:
+        """Note which episodes have ended; a host that may look also notes where, and whether any has."""
+        self._done = done
+        self._rows = done.nonzero().squeeze(-1) if self._host else None
+        self._pending = self._rows is None or len(self._rows) > 0
+
+    def _restart(self, state: Tensor, *blank: Tensor) -> Tensor:
+        """Begin new episodes where they have ended: new states, clocks and every tensor of `blank` at zero.
+
+        `state` and `blank` are overwritten. A host that may look draws just as many starts as it needs.
+        """
+        if self._rows is None:
+            for tensor in (self._clock, *blank):
+                tensor.masked_fill_(self._done, 0)
+            self._choose_parameters(self._done, self._fresh_parameters(self.num_envs))
+            return torch.where(self._done[:, None], self._fresh(self.num_envs), state)
+        for tensor in (self._clock, *blank):
+            tensor.index_fill_(0, self._rows, 0)
+        state[self._rows] = self._fresh(len(self._rows))
+        drawn = self._fresh_parameters(len(self._rows))
         if drawn is not None and self._parameters is not None:
-            self._parameters = {k: v.index_copy(0, rows, drawn[k]) for k, v in self._parameters.items()}
+            self._parameters = {k: v.index_copy(0, self._rows, drawn[k]) for k, v in self._parameters.items()}
         return state
 
     def _choose_parameters(self, mask: Tensor, drawn: dict[str, Tensor] | None) -> None:
@@ -265,4 +266,5 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if noise is not None:
             return observation + noise
         # A plant that observes its state hands out the state itself; a caller's in-place change must not reach it.
-        return observation.clone() if observation is state or observation._base is not None else observation
+        shared = observation.untyped_storage().data_ptr() == state.untyped_storage().data_ptr()
+        return observation.clone() if shared else observation

@@ -1,0 +1,5 @@
+"""`python -m lipctrl` is the `lipctrl` command."""
+
+from lipctrl.cli import main
+
+main()

@@ -1,0 +1,215 @@
+"""The command line as a user meets it: what it prints, what it leaves, how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import lipctrl
+from lipctrl import rules
+from lipctrl.cli import main
+
+SHORT = ("--steps", "512", "--width", "8", "--set", "environments=8", "--set", "horizon=16")
+
+
+@pytest.fixture
+def run_cli(capsys, monkeypatch):
+    """Call `lipctrl ...` in this process; return (exit code, stdout, stderr)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["lipctrl", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    command = ["train", "lipctrl/Pendulum-v0", "--out", str(out), *SHORT]
+    done = subprocess.run(
+        [sys.executable, "-m", "lipctrl", *command], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    net = rules.series(rules.linear([[0.3, 0.1]]), rules.elementwise("tanh", 1))
+    return rules.centered([[-1.0, -1.5]], net).save(tmp_path / "certificate.json")
+
+
+def test_train_says_the_bound_its_reason_and_where_the_run_is(trained):
+    out, said = trained
+    run = lipctrl.load_run(out)
+    assert "stability radius of the linearised plant with its LQR gain" in said
+    assert f"certified gain ≤ {run.certificate.gain:.6g}" in said
+    assert "100 unseen episodes" in said
+    assert f"lipctrl analyze {out}" in said
+    assert run.config["settings"]["environments"] == 8
+    assert run.config["guarantee"]["radius"] > run.certificate.radius
+
+
+def test_train_resumes_and_refuses_to_overwrite(run_cli, trained):
+    out, _ = trained
+    code, _, err = run_cli("train", "lipctrl/Pendulum-v0", "--out", out, *SHORT)
+    assert code == 2
+    assert "already holds a run; continue it with resume (--resume)" in err
+    code, said, _ = run_cli("train", "lipctrl/Pendulum-v0", "--out", out, "--resume", "--steps", "640")
+    assert code == 0
+    assert lipctrl.load_run(out).metrics["steps"][-1] == 640
+    assert "unseen episodes" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("NoSuch-v0",), "no environment 'NoSuch-v0'"),
+        (("CartPole-v1",), "Discrete"),
+        (("lipctrl/Pendulum-v0", "--lipschitz", "1e6"), "not below the stability radius"),
+        (("lipctrl/Pendulum-v0", "--algorithm", "magic"), "algorithm is 'magic'"),
+        (("lipctrl/Pendulum-v0", "--set", "rate=1"), "apg has no setting 'rate'; it has environments"),
+        (("lipctrl/Pendulum-v0", "--set", "horizon=1.5"), "setting horizon is 1.5; expected a int"),
+        (("lipctrl/Pendulum-v0", "--parametrization", "magic"), "magic"),
+        (("lipctrl/Pendulum-v0", "--resume", "--out", "no-such-folder"), "not a folder"),
+    ],
+)
+def test_train_refuses_bad_input_in_one_line(run_cli, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run_cli("train", *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("lipctrl: ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_verify_exits_zero_one_or_two(run_cli, certificate, tmp_path):
+    code, out, _ = run_cli("verify", certificate)
+    assert code == 0
+    assert "proved: gain ≤" in out
+    assert run_cli("verify", certificate.parent)[0] == 0
+    assert run_cli("verify", "--exact", certificate)[0] == 0
+
+    data = json.loads(certificate.read_text())
+    data["nodes"][0]["weights"]["weight"]["data"][0] += 1e-6
+    altered = tmp_path / "altered.json"
+    altered.write_text(json.dumps(data))
+    code, out, _ = run_cli("verify", altered)
+    assert code == 1
+    assert "not proved" in out
+
+    for content in (b"\x00\xff garbage", b"{}", b"[1, 2]"):
+        garbage = tmp_path / "garbage.json"
+        garbage.write_bytes(content)
+        code, _, err = run_cli("verify", garbage)
+        assert code == 2
+        assert err.count("\n") == 1
+    code, _, err = run_cli("verify", tmp_path / "absent.json")
+    assert code == 2
+    assert "does not exist" in err
+
+
+def test_verify_imports_no_torch(certificate):
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['control'] = None\n"
+        f"sys.argv = ['lipctrl', 'verify', {str(certificate)!r}]\n"
+        "from lipctrl.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_certify_proves_the_stored_weights_again(run_cli, trained, tmp_path):
+    out, _ = trained
+    path = tmp_path / "again.json"
+    code, said, _ = run_cli("certify", out, "--out", path)
+    assert code == 0
+    assert "proved: gain ≤" in said
+    again, stored = lipctrl.load_certificate(path), lipctrl.load_run(out).certificate
+    y = np.random.default_rng(0).normal(size=(20, 2))
+    np.testing.assert_array_equal(again.evaluate(y), stored.evaluate(y))
+    code, _, err = run_cli("certify", tmp_path / "nothing.onnx")
+    assert code == 2
+    assert "does not exist" in err
+
+
+def test_analyze_prints_the_verdict_and_writes_the_page(run_cli, trained, tmp_path):
+    out, _ = trained
+    page, numbers = tmp_path / "report.html", tmp_path / "report.json"
+    code, said, _ = run_cli("analyze", out, "--html", page, "--json", numbers)
+    assert code == 0
+    assert "certified" in said
+    assert page.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+    assert json.loads(numbers.read_text())
+
+
+def test_plot_writes_a_picture_and_lists_the_kinds(run_cli, trained, tmp_path):
+    out, _ = trained
+    path = tmp_path / "curve.png"
+    assert run_cli("plot", out, "training", "--out", path)[0] == 0
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    code, _, err = run_cli("plot", out, "moods")
+    assert code == 2
+    assert "trajectories" in err
+
+
+def test_sweep_prints_a_table_and_resumes(run_cli, tmp_path):
+    command = ("sweep", "lipctrl/Pendulum-v0", "--steps", "1", "--grid", "seed=0,1", "--workers", "0")
+    code, said, _ = run_cli(*command, "--grid", "width=8", "--out", tmp_path)
+    assert code == 0
+    assert "mean return" in said
+    assert (tmp_path / "sweep.csv").read_text().count("\n") == 3
+    before = (tmp_path / "sweep.json").read_bytes()
+    assert run_cli(*command, "--grid", "width=8", "--out", tmp_path)[0] == 0
+    assert (tmp_path / "sweep.json").read_bytes() == before
+    code, _, err = run_cli("sweep", "lipctrl/Pendulum-v0", "--grid", "colour=1", "--out", tmp_path / "x")
+    assert code == 2
+    assert "unknown axes ['colour']" in err
+    code, _, err = run_cli("sweep", "lipctrl/Pendulum-v0", "--grid", "seed", "--out", tmp_path / "x")
+    assert code == 2
+    assert "NAME=V1,V2" in err
+
+
+def test_the_demo_reaches_its_verdict(run_cli, tmp_path):
+    code, said, _ = run_cli("demo", "--fast", "--out", tmp_path / "demo")
+    assert code == 0
+    result = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert result["verdict"] == "certified"
+    assert result["proved"]
+    assert result["residual_gain"] < result["stability_radius"]
+    for form, margin in result["margins"].items():
+        assert margin["upper"] > 1.0, form
+        if margin["falsified_upper"] is not None:
+            assert margin["falsified_upper"] >= margin["upper"]
+    for word in ("certified", "dB", "scope", "report.html"):
+        assert word in said
+    for name in ("report.html", "report.json", "nyquist.png", "run/certificate.json"):
+        assert (tmp_path / "demo" / name).stat().st_size > 1000, name
+    assert run_cli("verify", tmp_path / "demo" / "run")[0] == 0
+
+
+@pytest.mark.slow
+def test_the_demo_cuts_the_cost_of_lqr(run_cli, tmp_path):
+    assert run_cli("demo", "--out", tmp_path)[0] == 0
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert result["cost_trained"] < 0.9 * result["cost_lqr"]
+    assert result["better_share"] > 0.55
+    assert result["margins"]["policy"]["falsified_upper"] > result["margins"]["policy"]["upper"]
+
+
+def test_help_names_every_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "lipctrl", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    for command in ("train", "certify", "verify", "analyze", "plot", "sweep", "demo"):
+        assert command in done.stdout

@@ -102,7 +102,7 @@ def test_srg_distance_bounds_the_measured_one():
     for plant, slopes in (
         (control.tf([1.0], [1.0, 0.4, 1.0]), (0.2, 0.3)),
         (control.tf([0.1, 0.0], [1.0, -1.8, 0.81], 0.1), (0.0, 0.5)),
-        (control.tf([1.0, 2.0], [1.0, 0.4, 9.0]), (-0.5, 1.0)),
+        (control.tf([1.0, 2.0], [1.0, 0.4, 9.0]), (-0.3, 0.6)),
     ):
         graph = scaled_relative_graphs(plant, slopes, omega_num=300)
         edge = graph.forbidden(1.0, points=401)

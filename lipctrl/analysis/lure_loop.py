@@ -1,0 +1,176 @@
+"""A plant in Lur'e form and a policy as one loop of slope-restricted channels around an operating point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lipctrl.analysis.policy_graph import PolicyGraph, assembled, zeros
+from lipctrl.analysis.slope_loop import SlopeLoop
+from lipctrl.arithmetic import Enclosure
+from lipctrl.rules.ranges import slope_range
+
+_ARRAYS = ("A", "B", "B_w", "C_z", "D_zu", "lower", "upper", "z_max", "C", "D_w", "y_0")
+
+
+@dataclass(frozen=True)
+class LureLoop:
+    """x⁺ = Ax + Bu + B_wψ(z), z = C_zx + D_zu u, y = y₀ + Cx + D_wψ(z), u = π(y), around the point `state`.
+
+    `loop` has the channels of ψ first, then the policy's neurons. `action_rows` (m, n + channels) give Δu and
+    `argument_rows` (k, n + channels) give Δz from (Δx, Δw).
+    """
+
+    loop: SlopeLoop
+    action_rows: Enclosure
+    argument_rows: Enclosure
+    state: np.ndarray
+    action: np.ndarray
+    argument: np.ndarray
+    residual: np.ndarray
+    plant_channels: int
+    graph: PolicyGraph
+
+
+def read_form(plant: Any) -> Any:
+    """Return the Lur'e form of a plant, environment or form, checked.
+
+    Raises
+    ------
+    ValueError
+        When there is no form, it holds NaN, or its own algebraic loop (D_w and D_zu both non-zero) is not covered.
+    """
+    form = plant
+    for path in (("unwrapped", "plant"), ("plant",)):
+        found = plant
+        for name in path:
+            found = getattr(found, name, None)
+        if hasattr(found, "lure_form"):
+            form = found
+            break
+    if hasattr(form, "lure_form"):
+        form = form.lure_form()
+    if not all(hasattr(form, name) for name in (*_ARRAYS, "dt")):
+        raise ValueError(
+            f"plant is a {type(plant).__name__}; expected a Lur'e form (A, B, B_w, C_z, D_zu, lower, upper, z_max, C, "
+            "D_w, y_0, dt) or an object with lure_form(), such as an environment of lipctrl_envs"
+        )
+    for name in _ARRAYS:
+        value = np.asarray(getattr(form, name), dtype=np.float64)
+        finite = np.isfinite(value) | ((name == "z_max") & (value == np.inf))
+        if not finite.all():
+            raise ValueError(
+                f"{name} of the Lur'e form holds NaN or infinite entries; expected finite numbers"
+            )
+    if not form.dt > 0.0:
+        raise ValueError(f"dt of the Lur'e form is {form.dt!r}; expected a positive sampling time [s]")
+    if np.any(form.D_w) and np.any(form.D_zu):
+        raise ValueError(
+            "D_w and D_zu are both non-zero, an algebraic loop; add one sample of actuator delay"
+        )
+    return form
+
+
+def action_of(form: Any, graph: PolicyGraph, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (u, z, x⁺) of the unclipped loop at one state, in float64."""
+    if form.psi is None:
+        raise ValueError(
+            f"this Lur'e form only bounds the plant's Jacobian ({form.note}); a region of attraction needs the exact "
+            "form with its ψ"
+        )
+    z = form.C_z @ state
+    u = np.zeros(form.B.shape[1])
+    if not np.any(form.D_zu):
+        y = form.y_0 + form.C @ state + form.D_w @ form.psi(z)
+        u = graph.values(y)[0]
+    else:
+        u = graph.values(form.y_0 + form.C @ state)[0]
+        z = z + form.D_zu @ u
+    w = form.psi(z)
+    return u, z, form.A @ state + form.B @ u + form.B_w @ w
+
+
+def equilibrium_of(form: Any, graph: PolicyGraph, start: np.ndarray) -> np.ndarray:
+    """Return a fixed point of the loop near `start` by Newton's method (unverified: its residual counts later)."""
+    x = np.asarray(start, dtype=np.float64)
+    n = len(x)
+    for _ in range(50):
+        residual = action_of(form, graph, x)[2] - x
+        if np.abs(residual).max(initial=0.0) < 1e-15 * (1.0 + np.abs(x).max(initial=0.0)):
+            break
+        step = 1e-6
+        columns = []
+        for e in step * np.eye(n):
+            ahead, behind = (action_of(form, graph, x + d)[2] for d in (e, -e))
+            columns.append((ahead - behind) / (2.0 * step))
+        jacobian = np.column_stack(columns)
+        x = x - np.linalg.lstsq(jacobian - np.eye(n), residual, rcond=None)[0]
+    return x
+
+
+def lure_loop(form: Any, graph: PolicyGraph, state: np.ndarray) -> LureLoop:
+    """Assemble the loop of a Lur'e form and a policy graph around a state, with global slopes of the neurons."""
+    u, z, after = action_of(form, graph, state)
+    a, b, b_w, c_z, d_zu, c, d_w = (
+        Enclosure.exact(np.asarray(m, dtype=np.float64))
+        for m in (form.A, form.B, form.B_w, form.C_z, form.D_zu, form.C, form.D_w)
+    )
+    k, h = len(form.lower), graph.neurons
+    by_x, by_psi, by_n = graph.f0 @ c, graph.f0 @ d_w, graph.f1
+    action = assembled([[by_x, by_psi, by_n]])
+    argument = assembled([[c_z, zeros(k, k), zeros(k, h)]]) + d_zu @ action
+    drive = assembled([[graph.g0 @ c, graph.g0 @ d_w, graph.g1]])
+    n = form.A.shape[0]
+    channels = assembled([[argument], [drive]]) if h else argument
+    columns = np.arange(n + k + h)
+    rows = np.arange(k + h)
+    step = assembled([[a, b_w, zeros(n, h)]]) + b @ action
+    owner = np.concatenate([np.arange(k), k + graph.owner]).astype(int)
+    m, p = b.shape[1], c.shape[0]
+    loop = SlopeLoop(
+        a=step.take(np.arange(n), columns[:n]),
+        b=step.take(np.arange(n), columns[n:]),
+        c=channels.take(rows, columns[:n]),
+        d=channels.take(rows, columns[n:]),
+        e=b,
+        h=assembled([[d_zu], [zeros(h, m)]]) if h else d_zu,
+        y=c,
+        z=assembled([[d_w, zeros(p, h)]]),
+        j=zeros(p, m),
+        lower=np.concatenate([form.lower, graph.lower]),
+        upper=np.concatenate([form.upper, graph.upper]),
+        owner=owner,
+        sample_time=float(form.dt),
+    )
+    return LureLoop(loop, action, argument, state, u, z, after - state, k, graph)
+
+
+def neuron_slopes(lure: LureLoop, form: Any, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slopes of all channels that hold while |Δx| ≤ radius, entry by entry, around the operating point.
+
+    Pre-activations are bounded by |Δv| ≤ |G₀||Δy| + |G₁||Δw| layer by layer; outward by a part in 1e9 for rounding.
+    """
+    graph, loop = lure.graph, lure.loop
+    steep = np.maximum(np.abs(form.lower), np.abs(form.upper))
+    reach_y = np.abs(form.C) @ radius + np.abs(form.D_w) @ (steep * (np.abs(form.C_z) @ radius))
+    y = form.y_0 + form.C @ lure.state + form.D_w @ form.psi(lure.argument)
+    _, v, _ = graph.values(y)
+    lower, upper = graph.lower.copy(), graph.upper.copy()
+    change = np.zeros(graph.neurons)
+    g0, g1 = np.abs(graph.g0.middle()), np.abs(graph.g1.middle())
+    for start, stop, sigma in graph.layers:
+        cut = slice(start, stop)
+        reach = (g0[cut] @ reach_y + g1[cut] @ change) * (1.0 + 1e-9) + 1e-12
+        if sigma is not None and sigma.group == 1 and sigma.name != "clip":
+            low, high = slope_range(sigma, v[cut] - reach, v[cut] + reach)
+            lower[cut], upper[cut] = np.maximum(low, lower[cut]), np.minimum(high, upper[cut])
+        change[cut] = np.maximum(np.abs(lower[cut]), np.abs(upper[cut])) * reach
+    k = lure.plant_channels
+    return np.concatenate([loop.lower[:k], lower]), np.concatenate([loop.upper[:k], upper])
+
+
+def widened(lower: np.ndarray, upper: np.ndarray, least: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
+    """Return intervals of at least some width: a slope that is a point would need an infinite multiplier."""
+    return np.minimum(lower, upper - least), upper

@@ -1,0 +1,370 @@
+"""Ellipsoidal regions of attraction for plants in Lur'e form under learned policies with actuator limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lipctrl.analysis.lmi import require_cvxpy, solved
+from lipctrl.analysis.lure_loop import (
+    LureLoop,
+    action_of,
+    equilibrium_of,
+    lure_loop,
+    neuron_slopes,
+    read_form,
+    widened,
+)
+from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
+from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix, prove_loop
+from lipctrl.arithmetic import Enclosure
+from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
+
+
+@dataclass(frozen=True)
+class RegionOfAttraction:
+    """The ellipsoid {x: (x - center)ᵀP(x - center) ≤ 1}, proved invariant and contracting.
+
+    Every trajectory from it stays in it, never saturates the actuator, never leaves the region in which the plant's
+    slopes hold, and any two of them approach one another like `decay`ᵗ per sample in the norm of P; hence all
+    converge to one equilibrium, within `offset` (in that norm) of `center`. The claim concerns the Lur'e form and
+    the real-arithmetic map of the certificate's weights; the residual at `center` was evaluated in float64.
+    `is_global` is True only if no limit restricts the claim (then P is only a metric and the volume is infinite).
+    """
+
+    center: np.ndarray
+    shape: np.ndarray
+    decay: float
+    offset: float
+    is_global: bool
+    scope: tuple[str, ...]
+    slopes: tuple[np.ndarray, np.ndarray] = field(repr=False)
+    multipliers: np.ndarray = field(repr=False)
+    form: Any = field(repr=False)
+    graph: PolicyGraph = field(repr=False)
+
+    @property
+    def volume(self) -> float:
+        """Return the volume of the ellipsoid in the units of the states; inf for a global claim."""
+        if self.is_global:
+            return math.inf
+        n = len(self.center)
+        unit = math.pi ** (n / 2.0) / math.gamma(n / 2.0 + 1.0)
+        return unit / math.sqrt(float(np.linalg.det(self.shape)))
+
+    @property
+    def extent(self) -> np.ndarray:
+        """Return the largest deviation of each state inside the ellipsoid."""
+        return np.sqrt(np.diag(np.linalg.inv(self.shape)))
+
+    def contains(self, states: Any) -> np.ndarray:
+        """Whether states (..., n) lie in the ellipsoid."""
+        d = np.asarray(states, dtype=np.float64) - self.center
+        return np.einsum("...i,ij,...j->...", d, self.shape, d) <= 1.0
+
+    def boundary(self, count: int = 200, seed: int = 0) -> np.ndarray:
+        """Return points (count, n) of the boundary: evenly spaced in two dimensions, random directions in more."""
+        n = len(self.center)
+        if n == 2:
+            angle = np.linspace(0.0, 2.0 * np.pi, count, endpoint=False)
+            sphere = np.column_stack([np.cos(angle), np.sin(angle)])
+        else:
+            sphere = np.random.default_rng(seed).standard_normal((count, n))
+            sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+        root = np.linalg.cholesky(self.shape)
+        return self.center + np.linalg.solve(root.T, sphere.T).T
+
+    def simulate(self, states: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Run the loop without any clip from states (count, n); return states (steps+1, count, n) and actions."""
+        x = np.array(states, dtype=np.float64)
+        path, actions = [x], []
+        for _ in range(steps):
+            pairs = [action_of(self.form, self.graph, s) for s in x]
+            x = np.array([p[2] for p in pairs])
+            path.append(x)
+            actions.append(np.array([p[0] for p in pairs]))
+        return np.array(path), np.array(actions)
+
+    def __str__(self) -> str:
+        extent = ", ".join(f"{e:.4g}" for e in self.extent)
+        size = "global" if self.is_global else f"volume {self.volume:.6g}, half-widths ({extent})"
+        return f"region of attraction: {size}, contraction {self.decay:.6g} a step; {'; '.join(self.scope)}"
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """|row·(Δx, Δw)| ≤ bound must hold in the ellipsoid."""
+
+    row: Enclosure
+    bound: float
+    what: str
+
+
+def _limits(
+    lure: LureLoop, form: Any, action_limit: np.ndarray, state_limits: np.ndarray | None
+) -> list[_Limit]:
+    limits: list[_Limit] = []
+    columns = np.arange(lure.action_rows.shape[1])
+    for i, z_max in enumerate(form.z_max):
+        if np.isfinite(z_max):
+            row = lure.argument_rows.take(np.array([i]), columns)
+            limits.append(_Limit(row, float(z_max - abs(lure.argument[i])), "the plant's slope region"))
+    for j, u_max in enumerate(action_limit):
+        if np.isfinite(u_max):
+            row = lure.action_rows.take(np.array([j]), columns)
+            limits.append(_Limit(row, float(u_max - abs(lure.action[j])), "the actuator limit"))
+    if state_limits is not None:
+        eye = np.eye(lure.loop.states, len(columns))
+        for i, x_max in enumerate(state_limits):
+            if np.isfinite(x_max):
+                row = Enclosure.exact(eye[i : i + 1])
+                limits.append(_Limit(row, float(x_max - abs(lure.state[i])), "the state limits"))
+    for limit in limits:
+        if not limit.bound > 0.0:
+            raise ValueError(
+                f"the operating point {np.round(lure.state, 6).tolist()} with the action "
+                f"{np.round(lure.action, 6).tolist()} already violates {limit.what}; widen the limits or train a "
+                "policy that rests inside them"
+            )
+    return limits
+
+
+@dataclass(frozen=True)
+class _UnitSlopes:
+    """The loop after the transformation w = m v + (s - m) w̃ to slopes [0, 1], in float64."""
+
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    d: np.ndarray
+    to_w: np.ndarray
+    width: np.ndarray
+
+    @classmethod
+    def of(cls, loop: SlopeLoop) -> _UnitSlopes:
+        m, s = loop.lower, loop.upper - loop.lower
+        a, b, c, d = (x.middle() for x in (loop.a, loop.b, loop.c, loop.d))
+        inner = np.linalg.inv(np.eye(len(m)) - d * m)
+        v_x, v_w = inner @ c, inner @ (d * s)
+        to_w = np.hstack([m[:, None] * v_x, np.diag(s) + m[:, None] * v_w])
+        n = len(a)
+        step = np.hstack([a, np.zeros((n, len(m)))]) + b @ to_w
+        return cls(step[:, :n], step[:, n:], v_x, v_w, to_w, s)
+
+    def row(self, row: np.ndarray) -> np.ndarray:
+        """Rewrite a row in (Δx, Δw) as one in (Δx, Δw̃)."""
+        n = len(self.a)
+        out = row[n:] @ self.to_w
+        out[:n] += row[:n]
+        return out
+
+
+def _largest_ellipsoid(
+    loop: SlopeLoop, limits: list[_Limit], decay: float, reserve: float, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]] | None:
+    """Maximise log det Q over Q = P⁻¹ and inverse multipliers; returns P, Λ and a Λ for each limit, unverified.
+
+    In Q and M = Λ⁻¹ the inequalities are linear and the volume is concave (Yin, Seiler & Arcak 2021, §III-C, use the
+    trace of P instead). Coordinates are scaled by `scale`.
+    """
+    cp = require_cvxpy()
+    unit = _UnitSlopes.of(loop)
+    n, h = loop.states, loop.channels
+    a, b, c = unit.a * scale / scale[:, None], unit.b / scale[:, None], unit.c * scale
+    owners = int(loop.owner.max(initial=-1)) + 1
+    gather = np.eye(owners)[loop.owner]
+    q = cp.Variable((n, n), symmetric=True)
+
+    def inverse_multipliers() -> Any:
+        return cp.diag(gather @ cp.Variable(owners, nonneg=True))
+
+    m = inverse_multipliers()
+    corner = 2.0 * m - unit.d @ m - m @ unit.d.T
+    cross = -q @ c.T
+    main = cp.bmat([[decay**2 * q, cross, q @ a.T], [cross.T, corner, m @ b.T], [a @ q, b @ m, q]])
+    constraints = [main >> reserve * np.eye(2 * n + h)]
+    used: list[Any] = []
+    for limit in limits:
+        row = unit.row(limit.row.middle()[0])
+        row_x, row_w = row[:n] * scale / limit.bound, row[n:] / limit.bound
+        if not np.abs(row_w).max(initial=0.0) > 0.0:
+            constraints.append(row_x @ q @ row_x <= 1.0 - reserve)
+            used.append(None)
+            continue
+        m_row = inverse_multipliers()
+        block = 2.0 * m_row - unit.d @ m_row - m_row @ unit.d.T
+        right = cp.reshape(q @ row_x, (n, 1), order="F")
+        below = cp.reshape(m_row @ row_w, (h, 1), order="F")
+        matrix = cp.bmat([[q, cross, right], [cross.T, block, below], [right.T, below.T, np.ones((1, 1))]])
+        constraints.append(matrix >> reserve * np.eye(n + h + 1))
+        used.append(m_row)
+    problem = cp.Problem(cp.Maximize(cp.log_det(q)), constraints)
+    if not solved(problem):
+        return None
+
+    def multipliers(value: np.ndarray) -> np.ndarray:
+        found = 1.0 / np.maximum(np.diag(value), 1e-12) / unit.width**2
+        return np.array([found[loop.owner == k].min() for k in range(owners)])[loop.owner]
+
+    inverse = np.linalg.inv(q.value) / np.outer(scale, scale)
+    rows = [np.zeros(h) if m_row is None else multipliers(m_row.value) for m_row in used]
+    return (inverse + inverse.T) / 2.0, multipliers(m.value), rows
+
+
+def _prove_limit(loop: SlopeLoop, limit: _Limit, p: np.ndarray, multipliers: np.ndarray) -> None:
+    """Prove |row·(Δx, Δw)| ≤ bound wherever ΔxᵀPΔx ≤ 1 and the channels obey their slopes."""
+    n, h = loop.states, loop.channels
+    still = SlopeLoop(
+        **{
+            **loop.__dict__,
+            "a": Enclosure.exact(np.zeros((n, n))),
+            "b": Enclosure.exact(np.zeros((n, h))),
+        }
+    )
+    bound = Enclosure.exact(np.full((1, 1), limit.bound))
+    # Scaled so that the row keeps its size: bound²(P + multipliers) - rowᵀrow.
+    total = bound.times(bound).times(loop_matrix(still, p, multipliers, 1.0)) - limit.row.T @ limit.row
+    prove_positive_semidefinite({(0, 0): total}, [n + h])
+
+
+def region_of_attraction(
+    plant: Any,
+    policy: Any,
+    *,
+    action_limit: Any = None,
+    state_limits: Any = None,
+    decay: float = 0.9999,
+    local: bool = True,
+) -> RegionOfAttraction:
+    """Return a proved ellipsoidal region of attraction of large volume for u = π(y) on a plant in Lur'e form.
+
+    One inequality with two kinds of multipliers, of the plant's nonlinearity on its region and of the policy's neurons,
+    is searched by cvxpy with Clarabel for the largest ellipsoid in which nothing saturates, then proved with bounds on
+    every rounding error (the solver is not trusted). All statements are incremental: slopes, not sectors.
+
+    Parameters
+    ----------
+    plant : a Lur'e form (`lipctrl_envs.Plant.lure_form(...)`), or anything that has one; discrete time.
+    policy : an object with `.certificate()`, a Certificate; sign u = π(y). Its own clip is taken as an action limit.
+    action_limit : (m,) symmetric limits of the actuator in the units of the action, or None.
+    state_limits : (n,) |x_i| that must not be exceeded, or None; with them `local` sharpens the neurons' slopes on a
+        sequence of boxes (Yin, Seiler & Arcak 2021) and keeps the largest ellipsoid.
+    decay : √α < 1, contraction a sample that must be proved; a number nearer 1 gives a larger region.
+
+    Raises
+    ------
+    ValueError
+        For bad data, or when no ellipsoid is proved (the message says which step failed).
+    ImportError
+        Where cvxpy is not installed; names the extra.
+    """
+    if not (math.isfinite(decay) and 0.0 < decay < 1.0):
+        raise ValueError(f"decay is {decay}; expected 0 < decay < 1, a contraction per sample")
+    form = read_form(plant)
+    n, m = form.B.shape
+    graph = policy_graph(policy_certificate(policy), clip=False)
+    if (graph.f0.shape[1], graph.f0.shape[0]) != (form.C.shape[0], m):
+        raise ValueError(
+            f"the policy maps {graph.f0.shape[1]} observations to {graph.f0.shape[0]} actions; the plant has "
+            f"{form.C.shape[0]} and {m}"
+        )
+    limit_u = _action_limit(policy, action_limit, m)
+    limit_x = None if state_limits is None else _positive(state_limits, n, "state_limits")
+    state = equilibrium_of(form, graph, np.zeros(n))
+    lure = lure_loop(form, graph, state)
+    best: RegionOfAttraction | None = None
+    reason = "no ellipsoid exists for the global slopes of the neurons"
+    boxes: list[np.ndarray | None] = [None]
+    if local and limit_x is not None and np.isfinite(limit_x).all():
+        boxes += [t * limit_x for t in (1.0, 0.7, 0.5, 0.35, 0.2)]
+    for box in boxes:
+        found = _try_box(lure, form, limit_u, limit_x, box, decay)
+        if isinstance(found, str):
+            reason = found
+        elif best is None or found.volume > best.volume:
+            best = found
+    if best is None:
+        raise ValueError(
+            f"no region of attraction was proved: {reason}. Lower the policy's gain, widen the limits, give "
+            "state_limits so that slopes are bounded locally, or take decay nearer to 1"
+        )
+    return best
+
+
+def _action_limit(policy: Any, given: Any, m: int) -> np.ndarray:
+    limit = np.full(m, np.inf) if given is None else _positive(given, m, "action_limit")
+    clip = getattr(policy_certificate(policy), "limits", None)
+    if clip is not None:
+        # A symmetric limit inside the policy's own clip keeps that clip inactive.
+        limit = np.minimum(limit, np.minimum(-clip[0], clip[1]))
+    return limit
+
+
+def _positive(values: Any, size: int, name: str) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if array.shape == (1,) and size > 1:
+        array = np.full(size, array[0])
+    if array.shape != (size,) or not (array > 0.0).all():
+        raise ValueError(f"{name} is {values!r}; expected {size} positive numbers")
+    return array
+
+
+def _try_box(
+    lure: LureLoop,
+    form: Any,
+    limit_u: np.ndarray,
+    limit_x: np.ndarray | None,
+    box: np.ndarray | None,
+    decay: float,
+) -> RegionOfAttraction | str:
+    """Search and prove an ellipsoid, inside a box if one is given; a string says why there is none."""
+    loop = lure.loop
+    cage = limit_x if box is None else np.maximum(box, np.abs(lure.state))
+    if box is not None:
+        loop = loop.with_slopes(*neuron_slopes(lure, form, cage - np.abs(lure.state)))
+    loop = loop.with_slopes(*widened(loop.lower, loop.upper))
+    limits = _limits(lure, form, limit_u, cage)
+    free = not limits
+    scale = np.ones(loop.states) if cage is None or not np.isfinite(cage).all() else cage
+    if free:
+        limits = [
+            _Limit(Enclosure.exact(r[None, :]), 1.0, "scale")
+            for r in np.eye(loop.states, loop.states + loop.channels)
+        ]
+    reason = "the search found no ellipsoid"
+    for reserve in (1e-7, 1e-6, 1e-5, 1e-4):
+        found = _largest_ellipsoid(loop, limits, decay * (1.0 - 1e-7), reserve, scale)
+        if found is None:
+            continue
+        p, multipliers, rows = found
+        try:
+            prove_loop(loop, p, multipliers, decay)
+            for limit, row in zip(limits, rows, strict=True):
+                _prove_limit(loop, limit, p, row)
+        except NotProvedError as error:
+            reason = f"an ellipsoid was found but not proved ({error})"
+            continue
+        offset = math.sqrt(float(lure.residual @ p @ lure.residual)) / (1.0 - decay)
+        if not offset < 0.5:
+            return "no equilibrium of the loop was found near the origin"
+        scope = _scope(form, limit_u, cage, free)
+        return RegionOfAttraction(
+            lure.state, p, decay, offset, free, scope, (loop.lower, loop.upper), multipliers, form, lure.graph
+        )
+    return reason
+
+
+def _scope(form: Any, limit_u: np.ndarray, cage: np.ndarray | None, free: bool) -> tuple[str, ...]:
+    if free:
+        return ("global: no limit on states or actions, slopes of the plant hold everywhere",)
+    scope = []
+    if np.isfinite(form.z_max).any():
+        scope.append("slopes of the plant on |C_z x + D_zu u| ≤ z_max")
+    if np.isfinite(limit_u).any():
+        scope.append(f"the actuator never saturates (|u| ≤ {np.round(limit_u, 6).tolist()})")
+    if cage is not None:
+        scope.append(f"states within ±{np.round(cage, 6).tolist()}")
+    return tuple(scope)

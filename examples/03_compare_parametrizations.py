@@ -2,7 +2,8 @@
 
     python examples/03_compare_parametrizations.py [--fast] [--out FOLDER]
 
-A 2-D target of Lipschitz constant 1 is fitted by networks of bound 1. Tightness is the attained gain over the proved one.
+A 2-D target of Lipschitz constant 1 is fitted by networks of bound 1. Tightness is the attained gain over the
+proved one.
 """
 
 from __future__ import annotations

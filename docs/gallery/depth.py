@@ -25,6 +25,4 @@ series = {
     )
     for name in ("lossless", "sandwich", "gershgorin")
 }
-ax = plots.size_plot(
-    series, quantity="input gradient / bound [ratio]", size="depth [blocks]", reference=1.0
-)
+ax = plots.size_plot(series, quantity="input gradient / bound [ratio]", size="depth [blocks]", reference=1.0)

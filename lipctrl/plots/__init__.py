@@ -18,6 +18,7 @@ _MODULES = {
     "margins": ("GainSweep", "gain_sweep", "gain_sweep_plot"),
     "poles": ("PoleSpread", "pole_spread", "pole_spread_plot"),
     "parameter_map": ("RobustnessMap", "robustness_map", "robustness_map_plot"),
+    "region": ("Ellipsoid", "region_data", "region_plot"),
     "trajectories": ("Trajectories", "simulate_plant", "trajectory_plot"),
     "training": ("TrainingMetrics", "training_metrics", "training_curve"),
     "pareto": ("SweepPoint", "pareto_front", "pareto_plot"),

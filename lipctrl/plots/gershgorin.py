@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipctrl.certificate import Certificate
-from lipctrl.plots.style import CERTIFIED, FALSIFIED, GREY, SKY, axes_or_new, legend_below, styled
+from lipctrl.plots.style import CERTIFIED, FALSIFIED, GREY, SKY, axes_or_new, fit_height, legend_below, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,6 +111,7 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Circle
 
+    created = ax is None
     ax = axes_or_new(ax, (5.6, 5.8))
     left = discs.reaching_left
     for chosen, color, name in ((~left, SKY, "disc right of 0"), (left, FALSIFIED, "disc reaches left of 0")):
@@ -132,5 +133,7 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
     ax.set(xlim=(low - 0.05 * (high - low), high + 0.05 * (high - low)), ylim=(-1.1 * reach, 1.1 * reach))
     ax.set(xlabel="Re", ylabel="Im", title=title or "Gershgorin discs of the LMI matrix N")
     ax.set_aspect("equal")
+    if created:
+        fit_height(ax, 3)
     legend_below(ax)
     return ax

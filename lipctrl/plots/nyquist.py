@@ -13,6 +13,7 @@ from lipctrl.plots.style import (
     GREY,
     Complex,
     axes_or_new,
+    fit_height,
     forbidden_look,
     legend_below,
     shade_outside,
@@ -59,6 +60,7 @@ def nyquist_plot(
             f"the plant has {inputs} inputs and {outputs} outputs; a Nyquist curve in the plane {plane!r} needs "
             f"one input{'' if plane == 'inverse' else ' and one output'}: draw sigma_plot, which takes any shape"
         )
+    created = ax is None
     ax = axes_or_new(ax, (5.6, 5.6))
     if plane == "plant":
         _plant_plane(response, ax)
@@ -71,6 +73,8 @@ def nyquist_plot(
     ax.set_aspect("equal")
     ax.set(xlabel="Re", ylabel="Im")
     ax.set_title(title or f"Nyquist: {response.verdict}")
+    if created:
+        fit_height(ax, 5 if plane == "plant" else 3)
     legend_below(ax, 1 if plane == "plant" else 2)
     return ax
 

@@ -93,9 +93,7 @@ def robustness_map_plot(
     for words, hatch, name in UNPROVED:
         chosen = np.isin(data.verdict, words)
         if chosen.any():
-            field = np.ma.masked_where(~chosen, np.ones(chosen.shape))
-            cells = ax.pcolor(data.x, data.y, field, hatch=hatch, shading="nearest", facecolor="none", lw=0)
-            cells.set(facecolor="none", edgecolor="#999999", array=None)
+            _hatch(ax, data, chosen, hatch)
             handles.append(Patch(facecolor="white", edgecolor="#555555", hatch=hatch, label=name))
     if nominal is not None:
         handles += ax.plot(
@@ -107,3 +105,25 @@ def robustness_map_plot(
     if handles:
         legend_below(ax, 2, handles=handles)
     return ax
+
+
+def _edges(values: np.ndarray) -> list[float]:
+    """Return the borders of cells around grid points."""
+    if len(values) == 1:
+        return [float(values[0]) - 0.5, float(values[0]) + 0.5]
+    middle = 0.5 * (values[1:] + values[:-1])
+    return [float(v) for v in (2 * values[0] - middle[0], *middle, 2 * values[-1] - middle[-1])]
+
+
+def _hatch(ax: Axes, data: RobustnessMap, chosen: np.ndarray, hatch: str) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    x, y = _edges(data.x), _edges(data.y)
+    cells = [
+        Rectangle((x[j], y[i]), x[j + 1] - x[j], y[i + 1] - y[i])
+        for i, j in zip(*np.nonzero(chosen), strict=True)
+    ]
+    ax.add_collection(
+        PatchCollection(cells, facecolor="none", edgecolor="#999999", hatch=hatch, linewidth=0.0)
+    )

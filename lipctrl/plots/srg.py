@@ -15,6 +15,7 @@ from lipctrl.plots.style import (
     SKY,
     Complex,
     axes_or_new,
+    fit_height,
     forbidden_look,
     legend_below,
     shade_outside,
@@ -39,17 +40,18 @@ def srg_plot(
     graphs : `lipctrl.analysis.ScaledRelativeGraphs`.
     taus : scalings to draw, each in (0, 1].
     """
+    created = ax is None
     ax = axes_or_new(ax, (5.6, 6.0))
-    hull: Complex = np.asarray(graphs.hull, dtype=np.complex128)
-    curve: Complex = np.asarray(graphs.nyquist, dtype=np.complex128)
+    hull = _points(graphs.hull)
+    curve = _points(graphs.nyquist)
     for mirror, name in ((hull, "SRG of P"), (hull.conj(), None)):
         ax.fill(mirror.real, mirror.imag, facecolor=SKY, alpha=0.35, edgecolor=CERTIFIED, lw=1.2, label=name)
     ax.plot(curve.real, np.abs(curve.imag), color=CERTIFIED, lw=2.0, label="Nyquist curve of P")
-    shown = np.concatenate([hull, hull.conj(), [0.0]])
+    shown = _points(np.concatenate([hull, hull.conj(), [0.0]]))
     span = max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), 1e-12)
-    first: Complex = np.zeros(1, dtype=np.complex128)
+    first = _points([0.0])
     for k, tau in enumerate(taus):
-        edge: Complex = np.asarray(graphs.forbidden(tau), dtype=np.complex128)
+        edge = _points(graphs.forbidden(tau))
         ax.plot(
             edge.real, edge.imag, color=FALSIFIED, ls=("-", "--", ":", "-.")[k % 4], lw=2.0 if k == 0 else 1.3,
             label=f"-SRG(τφ)⁻¹, τ = {tau:g}",
@@ -57,8 +59,8 @@ def srg_plot(
         if k == 0:
             first = edge
     straight = graphs.slopes[0] * graphs.slopes[1] == 0.0
-    near = first.real.astype(np.complex128) if straight else first[np.abs(first) <= 4.0 * span]
-    shown = np.concatenate([shown, near])
+    near = _points(first.real) if straight else first[np.abs(first) <= 4.0 * span]
+    shown = _points(np.concatenate([shown, near]))
     pad = 0.08 * max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), span)
     ax.set(
         xlim=(shown.real.min() - pad, shown.real.max() + pad),
@@ -73,8 +75,14 @@ def srg_plot(
     ax.set_title(
         title or f"{graphs.verdict}: separation {graphs.separation:.3g}, all τ {graphs.separation_all:.3g}"
     )
+    if created:
+        fit_height(ax, 5)
     legend_below(ax)
     return ax
+
+
+def _points(values: Any) -> Complex:
+    return np.asarray(values, dtype=np.complex128)
 
 
 def _shade(ax: Axes, edge: Complex, slopes: tuple[float, float]) -> None:

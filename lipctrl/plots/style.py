@@ -95,6 +95,17 @@ def new_axes(
     return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=sharex)
 
 
+def fit_height(ax: Axes, legend_rows: int) -> None:
+    """Give a figure of one equal-aspect axes the height that its data, its title and its legend need [inches]."""
+    figure = ax.get_figure(root=True)
+    if figure is None or len(figure.axes) != 1:
+        return
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    width = figure.get_size_inches()[0]
+    drawn = (width - 1.0) * abs(top - bottom) / abs(right - left)
+    figure.set_size_inches(width, min(max(drawn, 2.0), 6.5) + 1.15 + 0.27 * legend_rows)
+
+
 @styled
 def subplots(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float] | None = None

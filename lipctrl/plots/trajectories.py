@@ -118,12 +118,13 @@ def trajectory_plot(
     else:
         axes = check_axes(ax, len(chosen))
     sets = [(trajectories, CERTIFIED, "-", 2)] + ([] if baseline is None else [(baseline, ORANGE, "--", 1)])
+    width = 1.5 if len(trajectories.signals) <= 10 else 0.9
     for panel, name in zip(axes, chosen, strict=True):
         for data, color, line, order in sets:
             if name not in data.names:
                 raise ValueError(f"the baseline has no channel {name!r}")
             values = data.signals[:, :, data.names.index(name)]
-            panel.plot(data.time, values.T, line, color=color, lw=0.9, alpha=0.55, zorder=order)
+            panel.plot(data.time, values.T, line, color=color, lw=width, alpha=0.65, zorder=order)
         panel.axhline(0.0, color=BLACK, lw=0.8)
         if limits and name in limits:
             for sign in (-1.0, 1.0):

@@ -60,6 +60,13 @@ def trajectories():
     )
 
 
+def ellipsoid():
+    root = np.array([[2.0, 0.3, 0.1], [0.0, 1.0, -0.4], [0.0, 0.0, 0.5]])
+    return plots.Ellipsoid(
+        root.T @ root, ("a", "b", "c"), ("m", "m/s", "N"), center=np.array([1.0, 0.0, -1.0])
+    )
+
+
 # name of the plot -> (positional arguments from tmp_path, number of axes it needs)
 CASES = {
     "nyquist_plot": (lambda _: (plots.loop_response(PLANT, BALL),), 1),
@@ -68,6 +75,7 @@ CASES = {
     "gain_sweep_plot": (lambda _: (plots.gain_sweep(PLANT, BALL, margin=MARGIN),), 1),
     "pole_spread_plot": (lambda _: (plots.pole_spread(PLANT, BALL, samples=20),), 1),
     "robustness_map_plot": (lambda _: (grid_of_verdicts(),), 1),
+    "region_plot": (lambda _: (ellipsoid(),), 1),
     "trajectory_plot": (lambda _: (trajectories(),), 2),
     "training_curve": (lambda tmp: (metrics(tmp),), 2),
     "pareto_plot": (
@@ -151,6 +159,15 @@ def test_too_few_axes_are_refused():
 # -- loop ---------------------------------------------------------------------------------------------
 
 
+def is_shaded(ax, x):
+    """Tell whether the picture is vermilion just above the point x of the real axis."""
+    ax.figure.canvas.draw()
+    picture = np.asarray(ax.figure.canvas.buffer_rgba())
+    column, row = ax.transData.transform((x, 0.0))
+    red, _, blue, _ = picture[picture.shape[0] - 1 - (round(row) + 5), round(column) + 5].astype(int)
+    return red - blue > 25
+
+
 def forbidden_patch(ax):
     return next(p for p in ax.patches if str(p.get_label()).startswith("forbidden"))
 
@@ -173,13 +190,10 @@ def test_forbidden_points_are_minus_one_over_a_gain_of_the_ball(center, radius, 
     ax = plots.nyquist_plot(
         plots.loop_response(control.tf([0.2], [1, 1]), IncrementalBall([[center]], radius))
     )
-    patch = forbidden_patch(ax)
     for point, shaded in ((inside, True), (outside, False)):
         kappa = math.inf if point == 0.0 else -1.0 / point
         assert (abs(kappa + center) <= radius) == shaded
-        where = ax.transData.transform((point, 0.0))
-        path = patch.get_transform().transform_path(patch.get_path())
-        assert path.contains_point(where) == shaded
+        assert is_shaded(ax, point) == shaded
 
 
 def test_inverse_plane_modulus_is_the_margin_of_the_ball_test():
@@ -359,14 +373,31 @@ def test_no_public_name_is_hidden_by_a_file_of_the_same_name():
 )
 def test_srg_shades_minus_one_over_the_slopes(slopes, inside, outside):
     ax = plots.srg_plot(scaled_relative_graphs(control.tf([1.0], [1, 1]), slopes))
-    shaded = next(
-        p for p in ax.patches if p.get_facecolor()[:3] == pytest.approx((0.835, 0.369, 0.0), abs=0.01)
-    )
     for point, expected in ((inside, True), (outside, False)):
         kappa = -1.0 / point
         assert (slopes[0] <= kappa <= slopes[1]) == expected
-        path = shaded.get_transform().transform_path(shaded.get_path())
-        assert path.contains_point(ax.transData.transform((point, 0.01))) == expected
+        assert is_shaded(ax, point) == expected
+
+
+def test_shadow_holds_the_ellipsoid_and_the_section_lies_in_it():
+    region = ellipsoid()
+    starts = region.boundary(500)
+    offset = starts - region.center
+    assert np.einsum("ki,ij,kj->k", offset, region.shape, offset) == pytest.approx(np.ones(500))
+    ring = region.shadow(("a", "c")) - region.center[[0, 2]]
+    spread = np.linalg.inv(np.linalg.inv(region.shape)[np.ix_([0, 2], [0, 2])])
+    assert np.einsum("ki,ij,kj->k", ring, spread, ring) == pytest.approx(np.ones(len(ring)))
+    assert (np.einsum("ki,ij,kj->k", offset[:, [0, 2]], spread, offset[:, [0, 2]]) <= 1.0 + 1e-9).all()
+    cut = region.section(("a", "c")) - region.center[[0, 2]]
+    assert (np.einsum("ki,ij,kj->k", cut, spread, cut) <= 1.0 + 1e-9).all()
+
+
+@pytest.mark.parametrize("shape", [np.diag([1.0, -1.0]), np.array([[1.0, 2.0], [0.0, 1.0]]), np.eye(3)])
+def test_bad_ellipsoids_are_refused(shape):
+    with pytest.raises(ValueError, match="shape"):
+        plots.Ellipsoid(shape, ("a", "b"), ("m", "m"))
+    with pytest.raises(ValueError, match="speed"):
+        ellipsoid().shadow(("a", "speed"))
 
 
 # -- reports ------------------------------------------------------------------------------------------

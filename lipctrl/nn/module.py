@@ -163,9 +163,9 @@ def positive(name: str, value: int) -> int:
     return int(value)
 
 
-def positive_gain(value: float) -> float:
+def positive_gain(value: float, name: str = "lipschitz") -> float:
     """Return a requested gain if it is positive and finite, else raise a ValueError."""
     gain = float(value)
     if not 0.0 < gain < float("inf"):
-        raise ValueError(f"lipschitz is {value!r}; expected a positive finite number")
+        raise ValueError(f"{name} is {value!r}; expected a positive finite number")
     return gain

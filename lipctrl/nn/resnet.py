@@ -20,51 +20,55 @@ from lipctrl.nn.orthogonal import Semiorthogonal
 from lipctrl.nn.sandwich import SandwichLayer
 from lipctrl.nn.sll import AOLLayer, SLLBlock
 
-Trunk = Callable[[int, int, int, int, Spec], CertifiedModule]
+Trunk = Callable[[int, int, int, int, Spec, float], CertifiedModule]
+
+
+# So many blocks fold their input at initialisation; further blocks of a deeper network start at rest.
+AWAKE = 16
 
 
 def initial_spread(depth: int) -> float:
     """Return the share of energy that leaves the skip path at initialisation, by the number of blocks.
 
-    Each block may lose up to a fraction of the order of spread² of the gradient: 8/depth keeps the gradient of a
-    network of any depth alive, 1 makes a shallow one more expressive from the start.
+    Each block may lose up to a fraction of the order of spread² of the gradient: 3/depth keeps the gradient of a
+    network of any depth alive.
     """
-    return min(1.0, 8.0 / depth)
+    return min(1.0, 3.0 / depth)
 
 
-def _lossless(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
-    return LosslessBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, spread=initial_spread(d))
+def _lossless(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
+    return LosslessBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, spread=spread)
 
 
-def _gershgorin(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+def _gershgorin(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
     return GershgorinBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=False)
 
 
-def _gershgorin_scaled(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+def _gershgorin_scaled(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
     return GershgorinBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, scaled=True)
 
 
-def _ldlt(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
-    return LDLTBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, spread=initial_spread(d))
+def _ldlt(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
+    return LDLTBlock(n, n, width=h, depth=d, inner_depth=k, activation=s, spread=spread)
 
 
-def _sandwich(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+def _sandwich(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
     return SandwichLayer(n, n, depth=d * k, activation=s)
 
 
 def _sll(norm: str) -> Trunk:
-    def build(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+    def build(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
         return SLLBlock(n, n, width=h, depth=d * k, activation=s, norm=norm)
 
     return build
 
 
-def _aol(n: int, h: int, d: int, k: int, s: Spec) -> CertifiedModule:
+def _aol(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
     return Sequential(*(AOLLayer(n, n, activation=s) for _ in range(d * k)))
 
 
-# name -> (features, width, depth, inner_depth, activation) -> blocks in series of gain 1. Parametrisations without
-# inner layers of their own take depth · inner_depth blocks.
+# name -> (features, width, depth, inner_depth, activation, spread) -> blocks in series of gain 1.
+# Parametrisations without inner layers of their own take depth · inner_depth blocks.
 TRUNKS: dict[str, Trunk] = {
     "lossless": _lossless,
     "gershgorin": _gershgorin,
@@ -91,6 +95,8 @@ class LipschitzResNet(CertifiedModule):
     activation : a name or table of `lipctrl.activations`.
     zero_at_origin : subtract f(0), so that f(0) = 0. A residual policy u = -K y + f(y) then leaves the
         equilibrium y = 0 where the linear part has it; off by default, because a regression wants the bias.
+    spread : initial share of energy that leaves the skip path of lossless and LDLᵀ blocks, None by depth. Larger
+        values (1) suit shallow networks that must reach steep slopes, small ones keep deep gradients alive.
     trainable_lipschitz : learn a factor in (0, 1) of L.
 
     Raises
@@ -120,6 +126,7 @@ class LipschitzResNet(CertifiedModule):
         parametrization: str = "lossless",
         activation: Spec = "relu",
         zero_at_origin: bool = False,
+        spread: float | None = None,
         trainable_lipschitz: bool = False,
     ) -> None:
         super().__init__(in_features, out_features)
@@ -131,11 +138,33 @@ class LipschitzResNet(CertifiedModule):
         self.parametrization, self.activation = parametrization, read_activation(activation)
         self.zero_at_origin = bool(zero_at_origin)
         self.lift = Semiorthogonal(width, in_features)
-        self.trunk = TRUNKS[parametrization](width, width, depth, inner_depth, self.activation)
+        self.spread = initial_spread(depth) if spread is None else positive_gain(spread, "spread")
+        self.trunk = TRUNKS[parametrization](width, width, depth, inner_depth, self.activation, self.spread)
+        self._rest()
         self.head = Semiorthogonal(out_features, width)
         self.bias = nn.Parameter(torch.zeros(out_features))
         # sigmoid(2.2) = 0.9: close to the cap, where the gradient is still alive.
         self.raw_factor = nn.Parameter(torch.tensor(2.2)) if trainable_lipschitz else None
+
+    def _rest(self) -> None:
+        """Start all but `AWAKE` lossless blocks, evenly spread, at rest, and let deep ones turn more slowly.
+
+        Dozens of random folds in series make a function too wild to train. A block whose biases lie below the
+        usual pre-activations is nearly an orthogonal map: it passes every gradient on, and training wakes it
+        where it helps. Only the direction of a stored matrix counts, so its length sets the angle by which a
+        step of an adaptive optimiser turns it: the turns of many blocks add up, and are made smaller.
+        """
+        if not isinstance(self.trunk, LosslessBlock) or self.depth <= AWAKE:
+            return
+        usual = (2.0 * self.lipschitz * self.in_features / self.width) ** 0.5
+        awake = {round(i * self.depth / AWAKE) for i in range(AWAKE)}
+        resting = [i for i in range(self.depth) if i not in awake]
+        inertia = max(1.0, self.depth / (2 * AWAKE))
+        with torch.no_grad():
+            self.trunk.bias[resting] -= 6.0 * usual
+            for factor in self.trunk.modules():
+                if isinstance(factor, Semiorthogonal):
+                    factor.weight *= inertia
 
     def fold(self) -> Explicit:
         # The gain is split evenly between both ends; each end pays for the rounding of its own product.
@@ -167,6 +196,7 @@ class LipschitzResNet(CertifiedModule):
             "parametrization": self.parametrization,
             "activation": self.activation.to_dict(),
             "zero_at_origin": self.zero_at_origin,
+            "spread": self.spread,
             "trainable_lipschitz": self.raw_factor is not None,
         }
 

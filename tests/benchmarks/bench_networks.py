@@ -77,13 +77,14 @@ def square_wave(fast: bool) -> Rows:
     seeds, epochs, gains = ((0,), 20, (5.0,)) if fast else ((0, 1, 2), 200, (1.0, 5.0, 10.0))
     depth, budget = 9, 122_000
 
-    def ours(parametrization: str) -> Callable[[float], nn.Module | None]:
+    def ours(parametrization: str, spread: float | None = None) -> Callable[[float], nn.Module | None]:
         width = _width_of(parametrization, depth, budget)
         return lambda gain: LipschitzResNet(
-            1, 1, lipschitz=gain, width=width, depth=depth, parametrization=parametrization
+            1, 1, lipschitz=gain, width=width, depth=depth, parametrization=parametrization, spread=spread
         )
 
     makers: dict[str, Callable[[float], nn.Module | None]] = {
+        "lossless, spread 1 (ours)": ours("lossless", 1.0),
         "lossless (ours)": ours("lossless"),
         "gershgorin-scaled (ours)": ours("gershgorin-scaled"),
         "gershgorin (ours)": ours("gershgorin"),
@@ -145,7 +146,7 @@ def _fit_distance(net: nn.Module, seed: int, steps: int) -> tuple[float, float]:
 
 def depth_decay(fast: bool) -> Rows:
     """Depth: input-gradient norm at initialisation and final error of width-32 networks on a 1-Lipschitz target."""
-    depths, seeds, steps = ((4, 16), (0,), 20) if fast else ((4, 16, 64, 128), (0, 1, 2), 1000)
+    depths, seeds, steps = ((4, 16), (0,), 20) if fast else ((4, 16, 64, 128), (0, 1, 2), 600)
     rows: Rows = []
     for parametrization in ("lossless", "sandwich", "sll"):
         for depth in depths:
@@ -168,7 +169,7 @@ def depth_decay(fast: bool) -> Rows:
 
 def ldlt_training(fast: bool) -> Rows:
     """LDLᵀ with inner depth 2 and 3 against Sandwich at equal parameters, on the same target."""
-    seeds, steps = ((0,), 20) if fast else ((0, 1, 2), 1500)
+    seeds, steps = ((0,), 20) if fast else ((0, 1, 2), 1000)
     layers, budget = 6, 40_000
     cases = [("sandwich", 1), ("ldlt", 2), ("ldlt", 3), ("lossless", 1)]
     rows: Rows = []

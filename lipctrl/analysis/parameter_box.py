@@ -1,0 +1,135 @@
+"""Robustness over plants: a hull of models certified by one inequality, boxes of parameters by labelled sampling."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lipctrl.analysis.contraction import Contraction, find_contraction, marginal_decay
+from lipctrl.analysis.plant import as_realization
+from lipctrl.analysis.policy_graph import policy_certificate, policy_graph
+from lipctrl.analysis.slope_loop import prove_loop, slope_loop
+from lipctrl.analysis.verdict import Verdict
+from lipctrl.positivity import NotProvedError
+
+
+@dataclass(frozen=True)
+class HullTest:
+    """One Lyapunov matrix and one set of multipliers for every plant in the convex hull of the given models.
+
+    Certified: incrementally stable also when the plant moves inside the hull while the loop runs.
+    """
+
+    verdict: Verdict
+    decay: float | None
+    models: int
+    reason: str
+    lyapunov: np.ndarray | None = field(default=None, repr=False)
+
+
+def hull_test(plants: list[Any], policy: Any) -> HullTest:
+    """Certify a policy for all plants (A, B) in the convex hull of models with common C and D = 0.
+
+    For fixed P and Λ the structured inequality is concave (affine in continuous time) in (A, B), so that a proof at the
+    models is a proof for their hull, time-varying plants included. P is searched on each model and on their mean and
+    tried on all; no result is no disproof. The parameters of a physical plant rarely enter affinely: choose
+    models whose hull contains the plants of interest.
+
+    Raises
+    ------
+    ValueError
+        When the models differ in C, in sampling time or in size, or have feed-through.
+    """
+    if len(plants) < 1:
+        raise ValueError("plants is empty; expected at least one model")
+    systems = [as_realization(p, f"plants[{i}]") for i, p in enumerate(plants)]
+    first = systems[0]
+    for i, s in enumerate(systems):
+        same = (
+            s.A.shape == first.A.shape and s.sample_time == first.sample_time and np.array_equal(s.C, first.C)
+        )
+        if not same or s.D.any() or s.B.shape != first.B.shape:
+            raise ValueError(
+                f"plants[{i}] differs from plants[0] in C, size or sampling time, or has feed-through; expected models "
+                "in the same states and outputs with D = 0, so that their hull is in (A, B) alone"
+            )
+    graph = policy_graph(policy_certificate(policy))
+    loops = [slope_loop(s, graph) for s in systems]
+    loops = [loop for loop in loops if loop is not None]
+    decay = _common_decay([marginal_decay(loop) for loop in loops], first.is_discrete)
+    for loop in loops:
+        found = find_contraction(loop, decay, tight=True)
+        if found is not None and _proves_all(found, loops, decay):
+            return HullTest(
+                Verdict.CERTIFIED, decay, len(systems), "one P and Λ prove all models", found.lyapunov
+            )
+    return HullTest(Verdict.INCONCLUSIVE, None, len(systems), "no common P and Λ were found")
+
+
+def _common_decay(decays: list[float], discrete: bool) -> float:
+    return max(decays) if discrete else min(decays)
+
+
+def _proves_all(found: Contraction, loops: list[Any], decay: float) -> bool:
+    try:
+        for loop in loops:
+            prove_loop(loop, found.lyapunov, found.multipliers, decay)
+    except NotProvedError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class SampledBox:
+    """What was seen at sampled parameters: **sampled, not certified** between the samples.
+
+    `certified` counts the parameter points whose own loop was certified, `failed` lists the others, `worst` is the
+    smallest margin seen and `at` where.
+    """
+
+    certified: int
+    samples: int
+    worst: float
+    at: dict[str, float]
+    failed: tuple[dict[str, float], ...]
+    label: str = "sampled, not certified between samples"
+
+    def __str__(self) -> str:
+        found = f"{self.certified} of {self.samples} plants certified ({self.label})"
+        return f"{found}; worst margin {self.worst:.6g} at {self.at}"
+
+
+def sampled_box(
+    build: Callable[..., Any],
+    box: Mapping[str, tuple[float, float]],
+    judge: Callable[[Any], float],
+    *,
+    samples: int = 50,
+    seed: int = 0,
+) -> SampledBox:
+    """Judge plants at the corners, the centre and random points of a box of parameters (mass, length, delay).
+
+    Parameters
+    ----------
+    build : keyword parameters to a plant. judge : plant to a margin, > 1 where the loop is certified, such as
+        `lambda plant: ball_test(plant, ball).margin`. samples : random points beside the 2^k corners and the centre.
+    """
+    names = sorted(box)
+    if not names or any(not (math.isfinite(a) and math.isfinite(b) and a <= b) for a, b in box.values()):
+        raise ValueError(f"box is {dict(box)!r}; expected parameter names with finite (low, high)")
+    if len(names) > 10 or samples < 0:
+        raise ValueError(f"{len(names)} parameters and {samples} samples; expected at most 10 and at least 0")
+    rng = np.random.default_rng(seed)
+    low, high = (np.array([box[n][i] for n in names]) for i in (0, 1))
+    points = [np.array(c) for c in itertools.product(*zip(low, high, strict=True))]
+    points += [0.5 * (low + high), *(low + rng.random((samples, len(names))) * (high - low))]
+    tables = [dict(zip(names, (float(v) for v in p), strict=True)) for p in points]
+    margins = [float(judge(build(**t))) for t in tables]
+    worst = int(np.argmin(margins))
+    failed = tuple(t for t, m in zip(tables, margins, strict=True) if not m > 1.0)
+    return SampledBox(len(tables) - len(failed), len(tables), margins[worst], tables[worst], failed)

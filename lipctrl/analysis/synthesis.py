@@ -1,0 +1,222 @@
+"""Choosing the nominal gain K so that a policy u = -K y + φ(y) may have a large Lipschitz constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+
+from lipctrl.analysis.loop import nominal_loop
+from lipctrl.analysis.plant import Realization, as_realization
+
+
+def max_lipschitz(plant: Any, gain: Any) -> float:
+    """Return the largest proved ρ such that every φ with Lipschitz constant < ρ is safe in u = -K y + φ(y).
+
+    1/‖T‖_∞ of the loop T = P(I + KP)⁻¹, the complex stability radius (Hinrichsen & Pritchard 1986); 0 when K does not
+    provably stabilise the plant. `gain` is K (actions, observations), negative feedback as written.
+
+    Examples
+    --------
+    >>> import control
+    >>> round(max_lipschitz(control.tf([1], [1, -1]), [[3.0]]), 6)
+    2.0
+    """
+    k = np.atleast_2d(np.asarray(gain, dtype=np.float64))
+    norm = nominal_loop(plant, -k).norm().value
+    if not math.isfinite(norm):
+        return 0.0
+    return math.inf if norm == 0.0 else math.nextafter(1.0 / norm, 0.0)
+
+
+@dataclass(frozen=True)
+class GainChoice:
+    """A gain K of u = -K y + φ(y), its proved Lipschitz budget and how it was found.
+
+    `bound` is a limit that no linear controller, static or dynamic, can pass (H∞ optimum), or inf where it was not
+    computed; it is a numerical value, not a proof.
+    """
+
+    gain: np.ndarray
+    lipschitz: float
+    cost: float
+    method: str
+    bound: float = math.inf
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Gains from cheap to expensive control: LQR cost against Lipschitz budget. Rows sorted by cost."""
+
+    choices: tuple[GainChoice, ...] = field(repr=False)
+
+    def pareto(self) -> tuple[GainChoice, ...]:
+        """Return the choices that no other beats in both cost and budget."""
+        front: list[GainChoice] = []
+        for choice in self.choices:
+            if not front or choice.lipschitz > front[-1].lipschitz:
+                front.append(choice)
+        return tuple(front)
+
+
+def _state_feedback(plant: Any) -> Realization:
+    system = as_realization(plant)
+    if system.D.any() or system.outputs != system.states or np.linalg.matrix_rank(system.C) < system.states:
+        raise ValueError(
+            f"the plant has {system.states} states and {system.outputs} outputs; expected one independent output per "
+            "state and D = 0 for LQR gains. Use best_gain(start=K) with a stabilising output gain instead"
+        )
+    return system
+
+
+def _lqr(system: Realization, q: np.ndarray, r: np.ndarray) -> np.ndarray:
+    a, b = system.A, system.B
+    if system.is_discrete:
+        x = scipy.linalg.solve_discrete_are(a, b, q, r)
+        k = np.linalg.solve(r + b.T @ x @ b, b.T @ x @ a)
+    else:
+        x = scipy.linalg.solve_continuous_are(a, b, q, r)
+        k = np.linalg.solve(r, b.T @ x)
+    # The gain reads outputs: K C = K_x.
+    return np.linalg.solve(system.C.T, k.T).T
+
+
+def _cost(system: Realization, gain: np.ndarray, q: np.ndarray, r: np.ndarray) -> float:
+    """Return the quadratic cost trace(X) of u = -K y from a random initial state of unit covariance."""
+    k = gain @ system.C
+    closed = system.A - system.B @ k
+    weight = q + k.T @ r @ k
+    poles = np.linalg.eigvals(closed)
+    if system.is_discrete:
+        if np.abs(poles).max() >= 1.0:
+            return math.inf
+        return float(np.trace(scipy.linalg.solve_discrete_lyapunov(closed.T, weight)))
+    if poles.real.max() >= 0.0:
+        return math.inf
+    return float(np.trace(scipy.linalg.solve_continuous_lyapunov(closed.T, -weight)))
+
+
+def trade_off(
+    plant: Any,
+    *,
+    state_weights: Any = None,
+    action_weights: Any = None,
+    prices: Sequence[float] | None = None,
+) -> TradeOff:
+    """Return LQR gains over a range of prices of control, each with its proved Lipschitz budget.
+
+    Parameters
+    ----------
+    plant : with one independent output per state and D = 0. state_weights, action_weights : diagonals of Q and R
+        (ones by default). prices : factors of R (default 1e-4 … 1e4).
+    """
+    system = _state_feedback(plant)
+    q = np.diag(_weights(state_weights, system.states, "state_weights"))
+    r = np.diag(_weights(action_weights, system.inputs, "action_weights"))
+    factors = np.geomspace(1e-4, 1e4, 17) if prices is None else np.asarray(prices, dtype=float)
+    if not (np.isfinite(factors).all() and (factors > 0.0).all() and factors.size):
+        raise ValueError(f"prices are {prices!r}; expected positive numbers")
+    choices = []
+    for price in factors:
+        gain = _lqr(system, q, price * r)
+        choices.append(
+            GainChoice(gain, max_lipschitz(system, gain), _cost(system, gain, q, r), f"LQR, R × {price:.3g}")
+        )
+    return TradeOff(tuple(sorted(choices, key=lambda c: c.cost)))
+
+
+def _weights(values: Any, size: int, name: str) -> np.ndarray:
+    out = np.ones(size) if values is None else np.atleast_1d(np.asarray(values, dtype=float))
+    if out.shape != (size,) or not np.isfinite(out).all() or (out <= 0.0).any():
+        raise ValueError(f"{name} is {values!r}; expected {size} positive numbers")
+    return out
+
+
+def best_gain(
+    plant: Any, *, start: Any = None, max_gain: float | None = None, evaluations: int = 400
+) -> GainChoice:
+    """Search the static gain K that maximises the Lipschitz budget of φ in u = -K y + φ(y).
+
+    Starts from the best LQR gain of `trade_off` (or from `start`), improved by Nelder and Mead on the H∞ norm; the
+    budget of the result is proved. `bound` is the H∞ optimum over all linear controllers where slycot is installed.
+
+    Parameters
+    ----------
+    max_gain : largest singular value that K may have (default: ten times that of LQR with unit weights, or of
+        `start`). In continuous time and with all states measured the budget grows with K without end.
+    """
+    system = as_realization(plant)
+    if max_gain is not None and not (math.isfinite(max_gain) and max_gain > 0.0):
+        raise ValueError(f"max_gain is {max_gain}; expected a positive number, or None")
+    if start is None:
+        _state_feedback(system)
+        unit = _lqr(system, np.eye(system.states), np.eye(system.inputs))
+        limit = 10.0 * float(np.linalg.norm(unit, 2)) if max_gain is None else max_gain
+        small = [c for c in trade_off(system).choices if np.linalg.norm(c.gain, 2) <= limit]
+        if not small:
+            raise ValueError(
+                f"no LQR gain is below max_gain = {limit:.6g}; expected a larger limit, or start=K"
+            )
+        begin = max(small, key=lambda c: c.lipschitz)
+    else:
+        k = np.atleast_2d(np.asarray(start, dtype=float))
+        limit = 10.0 * float(np.linalg.norm(k, 2)) if max_gain is None else max_gain
+        begin = GainChoice(k, max_lipschitz(system, k), math.nan, "given")
+    if begin.lipschitz <= 0.0:
+        raise ValueError(
+            "the starting gain does not provably stabilise the plant; expected start=K that does"
+        )
+    shape = begin.gain.shape
+    size = np.maximum(np.abs(begin.gain).ravel(), 1e-2 * max(float(np.abs(begin.gain).max()), 1e-6))
+
+    def objective(v: np.ndarray) -> float:
+        trial = (v * size).reshape(shape)
+        if not np.linalg.norm(trial, 2) <= limit:
+            return 1e3
+        budget = max_lipschitz(system, trial)
+        return -math.log(budget) if budget > 0.0 else 1e3
+
+    result = scipy.optimize.minimize(
+        objective, begin.gain.ravel() / size, method="Nelder-Mead",
+        options={"maxfev": evaluations, "xatol": 1e-6, "fatol": 1e-8},
+    )  # fmt: skip
+    gain = (result.x * size).reshape(shape)
+    budget = max_lipschitz(system, gain)
+    if budget < begin.lipschitz:
+        gain, budget = begin.gain, begin.lipschitz
+    identity = np.eye(system.states), np.eye(system.inputs)
+    cost = _cost(system, gain, *identity)
+    return GainChoice(gain, budget, cost, f"search from {begin.method}", hinf_optimum(system))
+
+
+def hinf_optimum(plant: Any) -> float:
+    """Return 1/γ*, the largest Lipschitz budget that any linear controller could leave (numerical), or inf.
+
+    γ* is the H∞-optimal norm of T = P(I - K₀P)⁻¹ over dynamic K₀, by slycot's sb10ad; inf where slycot is absent, the
+    plant is in discrete time, or the routine fails. The measurement noise and the control are weighted by 1e-6 to make
+    the problem regular, so that the value is high by about that much.
+    """
+    system = as_realization(plant)
+    if system.is_discrete or system.D.any():
+        return math.inf
+    try:
+        import slycot
+    except ImportError:
+        return math.inf
+    n, m, p = system.states, system.inputs, system.outputs
+    small = 1e-6
+    b = np.hstack([system.B, np.zeros((n, p)), system.B])
+    c = np.vstack([system.C, np.zeros((m, n)), system.C])
+    d = np.zeros((2 * p + m, 2 * m + p))
+    d[p : p + m, m + p :] = small * np.eye(m)
+    d[p + m :, m : m + p] = small * np.eye(p)
+    try:
+        out = slycot.sb10ad(n, 2 * m + p, 2 * p + m, m, p, 1e6, system.A, b, c, d, job=1, gtol=1e-6)
+    except (slycot.exceptions.SlycotArithmeticError, slycot.exceptions.SlycotParameterError):
+        return math.inf
+    return 1.0 / float(out[0])

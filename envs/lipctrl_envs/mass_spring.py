@@ -22,6 +22,11 @@ def per_mass(value: Any) -> Any:
     return value.unsqueeze(-1) if isinstance(value, Tensor) else value
 
 
+def cube(z: np.ndarray) -> np.ndarray:
+    """Return z³."""
+    return z**3
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MassSpringChain(MechanicalPlant):
     """Calm a chain of `masses` equal masses, fixed to a wall at one end, with `actuators` forces spread along it.
@@ -179,7 +184,7 @@ class MassSpringChain(MechanicalPlant):
             D_w=np.zeros((2 * n, k)),
             y_0=np.zeros(2 * n),
             dt=self.dt,
-            psi=lambda z: z**3,
+            psi=cube,
             note="exact: ψ = cube of the stretch of each spring",
         ).with_delay(self.delay)
 

@@ -213,6 +213,11 @@ class PendulumSwingUp(Pendulum):
         ).with_delay(self.delay)
 
 
+def sine_and_cosine(z: np.ndarray) -> np.ndarray:
+    """Return (sin z₁, cos z₂ - 1, 0): the channels of a pendulum observed on the circle."""
+    return np.stack([np.sin(z[..., 0]), np.cos(z[..., 1]) - 1.0, np.zeros_like(z[..., 2])], axis=-1)
+
+
 def circle_form(
     path: tuple[np.ndarray, np.ndarray],
     *,
@@ -232,9 +237,6 @@ def circle_form(
     steepest = math.sin(min(z_max, math.pi / 2))
     zero = np.zeros((2, 1))
 
-    def psi(z: np.ndarray) -> np.ndarray:
-        return np.stack([np.sin(z[..., 0]), np.cos(z[..., 1]) - 1.0, np.zeros_like(z[..., 2])], axis=-1)
-
     return LureForm(
         A=A_0 - E @ np.array([[0.0, damping]]),
         B=E * gain,
@@ -248,6 +250,6 @@ def circle_form(
         D_w=np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]),
         y_0=np.array([1.0, 0.0, 0.0]),
         dt=dt,
-        psi=psi,
+        psi=sine_and_cosine,
         note="exact: ψ = (sin, cos - 1) of the angle",
     )

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -214,7 +214,11 @@ class Plant(ABC):
 
     # ------------------------------------------------------------------ signals
 
-    @cached_property
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Rebuilt from its keywords: what is cached on a device stays there.
+        return partial(type(self), **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), ()
+
+    @property
     def _parameter_fields(self) -> dict[str, dataclasses.Field[Any]]:
         return {f.name: f for f in dataclasses.fields(self) if "unit" in f.metadata}
 

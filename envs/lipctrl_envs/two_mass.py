@@ -116,7 +116,7 @@ class TwoMassDrive(MechanicalPlant):
             D_w=np.zeros((4, 0)),
             y_0=np.zeros(4),
             dt=self.dt,
-            psi=lambda z: z,
+            psi=np.positive,
             note="exact: the plant is linear",
         ).with_delay(self.delay)
 

@@ -40,6 +40,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         `info["final_obs"]` where `info["_final_obs"]`. "Disabled": nothing is reset; the caller passes
         `reset(options={"reset_mask": mask})`.
     max_episode_steps : length of an episode; the plant's `horizon` where it is None.
+    output : "torch" (default), or "numpy" for Gymnasium's own vector wrappers, such as RecordEpisodeStatistics,
+        and for training scripts written in numpy; actions are taken as either in any case.
     render_mode : None or "rgb_array"; `render` then returns one picture for each environment.
     **parameters : keywords of the plant, such as `mass=2.0`; an unknown one is a TypeError.
 
@@ -71,6 +73,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         dtype: torch.dtype | str = torch.float32,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
+        output: str = "torch",
         render_mode: str | None = None,
         **parameters: Any,
     ) -> None:
@@ -80,7 +83,10 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        if output not in ("torch", "numpy"):
+            raise ValueError(f"output must be 'torch' or 'numpy', got {output!r}")
         self.plant = make_plant(plant, parameters)
+        self.output = output
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.device = torch.device(device)
@@ -92,6 +98,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             **self.metadata,
             "autoreset_mode": self.autoreset_mode,
             "render_fps": max(1, round(1.0 / self.plant.dt)),
+            "torch": output == "torch",
         }
         self.single_action_space = action_space(self.plant)
         self.single_observation_space = observation_space(self.plant)
@@ -132,7 +139,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._command = torch.zeros(
             (self.num_envs, self.plant.action_size), dtype=self.dtype, device=self.device
         )
-        return self._observe(self._state), {}
+        return self._given(self._observe(self._state)), {}
 
     @torch.no_grad()
     def step(self, actions: Tensor | np.ndarray) -> StepResult:
@@ -158,6 +165,10 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             state = self._restart(state)
             observation = torch.where(self._done[:, None], self._observe(state), observation)
         self._state = state
+        if self.output == "numpy":
+            info = {name: self._given(value) for name, value in info.items()}
+            observation, reward = self._given(observation), self._given(reward)
+            terminated, truncated = self._given(terminated), self._given(truncated)
         return observation, reward, terminated, truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -225,6 +236,9 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
                 f"got {chosen.dtype} {tuple(chosen.shape)}"
             )
         return chosen
+
+    def _given(self, value: Tensor) -> Any:
+        return value if self.output == "torch" else value.cpu().numpy()
 
     def _fresh(self, count: int) -> Tensor:
         return self.plant.initial_state(count, self._generator, self.device, self.dtype)

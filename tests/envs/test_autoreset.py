@@ -215,3 +215,22 @@ def test_the_check_above_would_notice():
     env.reset(seed=0)
     with NeverLooks(), pytest.raises(AssertionError, match="makes the host wait"):
         env.step(ZERO)
+
+
+def test_numpy_output_suits_gymnasium_s_own_wrappers():
+    env = make("SameStep", output="numpy")
+    assert env.metadata["torch"] is False
+    recorded = gymnasium.wrappers.vector.RecordEpisodeStatistics(env)
+    observation, _ = recorded.reset(seed=0, options={"state": np.zeros(2)})
+    assert isinstance(observation, np.ndarray)
+    total = np.zeros(3)
+    for _ in range(5):
+        observation, reward, terminated, truncated, info = recorded.step(np.ones((3, 1), dtype=np.float32))
+        total += reward
+    assert {type(v) for v in (observation, reward, terminated, truncated)} == {np.ndarray}
+    assert truncated.all()
+    assert info["final_obs"].shape == (3, 2)
+    np.testing.assert_allclose(info["episode"]["r"], total)
+    np.testing.assert_array_equal(info["episode"]["l"], 5)
+    with pytest.raises(ValueError, match="output"):
+        make(output="jax")

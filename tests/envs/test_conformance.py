@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 
@@ -264,3 +265,17 @@ def test_single_precision_stays_single(name):
     following = plant.transition(state, action, plant.sample_disturbance(3, generator))
     reward = plant.reward(state, action, following)
     assert {state.dtype, following.dtype, reward.dtype, plant.observe(state).dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_plants_and_forms_travel_between_processes(name, options):
+    plant = plant_class(name)(
+        randomization=dict.fromkeys(plant_class(name)().parameter_units, 0.1), **options
+    )
+    plant.initial_state(2)
+    copy = pickle.loads(pickle.dumps(plant))
+    state, action = points(plant, 2, seed=6)
+    assert torch.equal(copy.transition(state, action), plant.transition(state, action))
+    assert copy.randomization == plant.randomization
+    form = pickle.loads(pickle.dumps(plant.lure_form()))
+    np.testing.assert_array_equal(form.A, plant.lure_form().A)

@@ -64,7 +64,7 @@ def run_demo(out: Path, *, fast: bool = False, seed: int = 0) -> dict[str, Any]:
     # The centre that is analysed must be the one that runs, and policies run in float32.
     K = np.float64(np.float32(K))
     console.print(
-        "[bold]1[/] LQR gain of the linearised cart-pole: u = -K y, K =", np.round(K.ravel(), 3).tolist()
+        "[bold]1[/] LQR of the linearised cart-pole: u = -K y, K =", np.round(K.ravel(), 3).tolist()
     )
 
     # 2. The largest residual that provably cannot destabilise that loop; the residual gets half of it.
@@ -171,7 +171,7 @@ def _draw(run: Any, out: Path) -> list[Path]:
     for kind in PICTURES:
         figure = run_figure(run, kind)
         paths.append(out / f"{kind}.png")
-        figure.savefig(paths[-1], dpi=130)
+        figure.savefig(paths[-1], dpi=130, bbox_inches="tight")
         pyplot.close(figure)
     return paths
 
@@ -212,9 +212,11 @@ def _closing_screen(
         "time",
         f"{result['seconds']:.0f} s, of which {result['seconds_training']:.0f} s to the trained policy",
     )
-    table.add_row("report", f"{out / 'report.html'}, {out / 'report.json'}")
-    table.add_row("certificate", f"{out / 'run' / 'certificate.json'}   (lipctrl verify {out / 'run'})")
-    table.add_row("pictures", ", ".join(p.name for p in pictures))
+    table.add_row("written to", str(out))
+    table.add_row(
+        "", "report.html, report.json, run/certificate.json, " + ", ".join(p.name for p in pictures)
+    )
+    table.add_row("check it", f"lipctrl verify {out / 'run'}")
     for claim, scope in SCOPE:
         table.add_row(f"[dim]scope: {claim}[/]", f"[dim]{scope}[/]")
     console.print(Panel(table, title="cart-pole: LQR plus a certified residual", expand=False))
@@ -224,14 +226,14 @@ def _margin_text(margin: dict[str, float | None], form: str) -> str:
     upper, upper_db = margin["upper"], margin["upper_db"]
     falsified = [margin["falsified_lower"], margin["falsified_upper"]]
     if form == "residual":
-        text = f"stable for every k < {upper:.4g} ({upper_db:+.2f} dB)"
+        text = f"stable for every k < {upper:.6g} ({upper_db:+.2f} dB)"
         falsified = falsified[1:]
     else:
         text = (
-            f"stable for {margin['lower']:.4g} < k < {upper:.4g} "
+            f"stable for {margin['lower']:.6g} < k < {upper:.6g} "
             f"({margin['lower_db']:+.2f} dB to {upper_db:+.2f} dB)"
         )
-    ends = " and ".join(f"{v:.4g}" for v in falsified if v is not None)
+    ends = " and ".join(f"{v:.6g}" for v in falsified if v is not None)
     return text + (
         f"; a policy of the class loses stability at k = {ends}" if ends else "; nothing falsified it"
     )

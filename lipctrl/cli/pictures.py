@@ -17,5 +17,5 @@ def draw(run: Path, kind: str, out: Path | None) -> Path:
     path = out or run / f"{kind}.png"
     figure = run_figure(load_run(run), kind)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     return path

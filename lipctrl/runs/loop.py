@@ -318,6 +318,8 @@ class _Session:
             try:
                 if self.iteration == 0:
                     self._checkpoint({})
+                    bar.saved(0)
+                bar.know(self._bound())
                 while self.iteration < self.total and not self.stopped:
                     row = self._iterate()
                     due = self.iteration % schedule.checkpoint_every == 0 or self.iteration == self.total
@@ -395,6 +397,11 @@ class _Session:
         for callback in self.callbacks:
             callback(Checkpoint(self.iteration, self.steps, policy, certificate, {**row, **found}))
         return found
+
+    def _bound(self) -> dict[str, float | None]:
+        policy: Any = self.learner.policy
+        certificate = policy.certificate()
+        return {"certified_gain": certificate.gain, "certified_radius": certificate.radius}
 
     def _checkpoint(self, row: Mapping[str, float | int | None]) -> None:
         if not row:

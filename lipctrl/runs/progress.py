@@ -41,6 +41,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def know(self, numbers: Mapping[str, float | None]) -> None:
+        """Take numbers that hold from the start, such as the bound of the initial weights."""
+        self._last.update({k: v for k, v in numbers.items() if v is not None})
+
     def update(self, row: Mapping[str, float | int | None]) -> None:
         """Show an iteration; numbers that it did not measure keep their last value."""
         self._last.update({k: v for k, v in row.items() if v is not None})

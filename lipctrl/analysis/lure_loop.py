@@ -42,9 +42,9 @@ def read_form(plant: Any) -> Any:
     ValueError
         When there is no form, it holds NaN, or its own algebraic loop (D_w and D_zu both non-zero) is not covered.
     """
-    form = plant
+    form: Any = plant
     for path in (("unwrapped", "plant"), ("plant",)):
-        found = plant
+        found: Any = plant
         for name in path:
             found = getattr(found, name, None)
         if hasattr(found, "lure_form"):

@@ -218,7 +218,7 @@ def zeros(rows: int, columns: int) -> Enclosure:
     return Enclosure.exact(np.zeros((rows, columns)))
 
 
-def policy_certificate(policy: Any) -> Certificate | IncrementalBall:
+def policy_certificate(policy: Any) -> Any:
     """Return the certificate (or the ball) of a policy object; `as_ball` checks it."""
     if isinstance(policy, Certificate | IncrementalBall):
         return policy

@@ -85,10 +85,10 @@ class _Curve:
 
     def _minimum(self, yy: float, yu: float, uu: float) -> tuple[float, float]:
         """Return a proved minimum over ω of yy|P|² + 2yu·Re P + uu, and where it is attained."""
-        weights = [MidRad(np.array([[v]])) for v in (yy, yu)]
+        first, second = (MidRad(np.array([[v]])) for v in (yy, yu))
         # The square of a stored number is not a stored number: its rounding is enclosed.
         square = MidRad(np.array([[abs(uu)]])) @ MidRad(np.array([[uu]]))
-        found = popov_minimum(PopovForm(self.system, *weights, square), max(1.0, uu * uu))
+        found = popov_minimum(PopovForm(self.system, first, second, square), max(1.0, uu * uu))
         return found.lower, abs(found.frequency)
 
     def nearest(self, point: float) -> _Distance:
@@ -240,12 +240,12 @@ def _hull(response: np.ndarray) -> np.ndarray:
     """Return the hyperbolically convex hull of samples: the Euclidean hull in the Beltrami-Klein disc, mapped back."""
     from scipy.spatial import ConvexHull, QhullError
 
-    upper = response.real + 1j * np.abs(response.imag)
+    upper: Any = response.real + 1j * np.abs(response.imag)
     upper = np.concatenate([upper, upper.real[np.abs(upper.imag) < 1e-12] + 0j])
     size = max(float(np.abs(upper).max()), 1e-300)
     w = upper / size
     cayley = (w - 1j) / (w + 1j)
-    klein = 2.0 * cayley / (1.0 + np.abs(cayley) ** 2)
+    klein: Any = 2.0 * cayley / (1.0 + np.abs(cayley) ** 2)
     planar = np.column_stack([klein.real, klein.imag])
     try:
         hull = ConvexHull(planar)

@@ -206,6 +206,7 @@ def hinf_optimum(plant: Any) -> float:
         return math.inf
     try:
         import slycot
+        from slycot.exceptions import SlycotArithmeticError, SlycotParameterError
     except ImportError:
         return math.inf
     n, m, p = system.states, system.inputs, system.outputs
@@ -217,6 +218,6 @@ def hinf_optimum(plant: Any) -> float:
     d[p + m :, m : m + p] = small * np.eye(p)
     try:
         out = slycot.sb10ad(n, 2 * m + p, 2 * p + m, m, p, 1e6, system.A, b, c, d, job=1, gtol=1e-6)
-    except (slycot.exceptions.SlycotArithmeticError, slycot.exceptions.SlycotParameterError):
+    except (SlycotArithmeticError, SlycotParameterError):
         return math.inf
     return 1.0 / float(out[0])

@@ -12,7 +12,7 @@ from typing import Any
 _PUBLIC = {
     "IncrementalBall": "ball",
     "as_ball": "ball",
-    "analyze": "analyze",
+    "analyze": "closed_loop",
     "CriterionResult": "circle",
     "circle_criterion": "circle",
     "max_slope": "circle",

@@ -22,7 +22,7 @@ def run_sweep(
     say: Callable[[str], None],
 ) -> bool:
     """Run the sweep, print its table, draw its Pareto plot; return whether every run succeeded."""
-    from lipctrl.runs.sweep import sweep
+    from lipctrl.runs.sweeps import sweep
 
     def tell(row: dict[str, Any]) -> None:
         say(f"{row['folder'] and Path(row['folder']).name}: {row['status']}, {row['seconds']:.0f} s")
@@ -49,7 +49,7 @@ def run_sweep(
 
 def _axes(items: list[str]) -> dict[str, Any]:
     """Read NAME=V1,V2 as a list of values, NAME=LOW:HIGH as a logarithmic range."""
-    from lipctrl.runs.sweep import Range
+    from lipctrl.runs.sweeps import Range
 
     out: dict[str, Any] = {}
     for item in items:

@@ -18,8 +18,8 @@ _MODULES = {
     "design_policy": "design",
     "build_policy": "design",
     "output_gain": "design",
-    "SweepResult": "sweep",
-    "sweep": "sweep",
+    "SweepResult": "sweeps",
+    "sweep": "sweeps",
 }
 
 __all__ = list(_MODULES)

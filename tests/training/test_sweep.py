@@ -19,7 +19,7 @@ import lipctrl
 from lipctrl.runs import executor
 from lipctrl.runs.executor import run_jobs
 from lipctrl.runs.files import RunError
-from lipctrl.runs.sweep import AXES, RESULTS, Range, SweepResult, sweep
+from lipctrl.runs.sweeps import AXES, RESULTS, Range, SweepResult, sweep
 
 PENDULUM = "lipctrl/Pendulum-v0"
 QUICK: dict[str, Any] = {"steps": 1, "episodes": 4, "width": 4, "depth": 1, "workers": 0}
@@ -92,7 +92,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **arguments: Any) 
         jobs.append(job)
         return {"mean_return": 0.0, "standard_error": 0.0, "certified_gain": 1.0, "margin": 1.0}
 
-    monkeypatch.setattr("lipctrl.runs.sweep.train_one", stand_in)
+    monkeypatch.setattr("lipctrl.runs.sweeps.train_one", stand_in)
     sweep(PENDULUM, out=tmp_path / "sweep", workers=0, **arguments)
     return jobs
 
@@ -137,7 +137,7 @@ def test_random_draws_distinct_runs_and_repeats_with_its_seed(
 def test_errors_come_before_any_training(
     arguments: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lipctrl.runs.sweep.train_one", lambda job: pytest.fail("training has begun"))
+    monkeypatch.setattr("lipctrl.runs.sweeps.train_one", lambda job: pytest.fail("training has begun"))
     with pytest.raises(ValueError, match=message):
         sweep(PENDULUM, out=tmp_path, **{"workers": 0, **arguments})
 

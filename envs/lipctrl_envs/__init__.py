@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from lipctrl_envs.mass_spring import MassSpringChain
     from lipctrl_envs.mechanical import MechanicalPlant
     from lipctrl_envs.pendulum import Pendulum, PendulumSwingUp
-    from lipctrl_envs.plant import Plant, Signal
+    from lipctrl_envs.plant import Plant
     from lipctrl_envs.quadrotor import PlanarQuadrotor
     from lipctrl_envs.satellite import SpinningSatellite
+    from lipctrl_envs.signals import Signal
     from lipctrl_envs.single import PlantEnv
     from lipctrl_envs.third_party import linearize_gymnasium
     from lipctrl_envs.two_mass import TwoMassDrive
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Plant": "plant",
-    "Signal": "plant",
+    "Signal": "signals",
     "MechanicalPlant": "mechanical",
     "LureForm": "lure",
     "PlantEnv": "single",

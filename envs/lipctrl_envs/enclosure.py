@@ -248,7 +248,8 @@ def enclosed_form(
     """Return a sound Lur'e form of a plant without an exact one: a channel for each varying Jacobian entry.
 
     A and B are the linearisation at rest; channel (i, j) carries the deviation of ∂rate_i/∂signal_j from
-    its value at rest, bounded over the box `limits` (mean-value theorem on a convex box).
+    its value at rest, bounded over the box `limits` (mean-value theorem on a convex box). An entry that moves
+    by less than 1e-12 of its size is taken as constant: so much is the rounding of the simulation itself.
     observation : C (p, n), the identity where it is not given.
     """
     n, m = plant.physical_size, plant.action_size
@@ -256,8 +257,6 @@ def enclosed_form(
     J_0, low, high = slopes_over_box(plant, limits, parts)
     A_0, E = plant.rates_path()
     deviation = Interval(low, high) - Interval(J_0, J_0)
-    # An entry that interval rounding alone has widened is constant: that width is no nonlinearity of the plant,
-    # but it is kept wherever it is more than the rounding of the simulation itself.
     width = np.maximum(np.abs(deviation.low), np.abs(deviation.high))
     varying = width > 1e-12 * (1.0 + np.abs(J_0))
     channels = [(i, j) for i, j in itertools.product(*map(range, J_0.shape)) if varying[i, j]]

@@ -14,7 +14,8 @@ from torch import Tensor
 from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.pendulum import circle_form
-from lipctrl_envs.plant import Plant, Signal, join, physical
+from lipctrl_envs.plant import Plant
+from lipctrl_envs.signals import Signal, join, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipctrl_envs.plant import Plant, Signal, join
+from lipctrl_envs.plant import Plant
+from lipctrl_envs.signals import Signal, join
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

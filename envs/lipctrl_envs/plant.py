@@ -5,49 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lipctrl_envs.options import check_numbers, check_randomization, per_channel
+from lipctrl_envs.signals import Parameters, Signal, join
 
 if TYPE_CHECKING:
     import control
 
     from lipctrl_envs.canvas import Canvas
     from lipctrl_envs.lure import LureForm
-
-Parameters = Mapping[str, Tensor]
-"""Physical parameters that differ between environments: name -> tensor of the batch shape."""
-
-
-class Signal(NamedTuple):
-    """A scalar signal: its name and its SI unit."""
-
-    name: str
-    unit: str
-
-
-def physical(default: float, unit: str, *, positive: bool = True) -> Any:
-    """Declare a physical parameter of a plant: a keyword with a unit that may be randomised."""
-    return field(default=default, metadata={"unit": unit, "positive": positive})
-
-
-def join(columns: Sequence[Tensor]) -> Tensor:
-    """Collect columns of shape (...,) into one tensor (..., n), each column contiguous in memory.
-
-    Keeping every signal contiguous makes the element-wise work of large batches about twice as fast as
-    interleaving the signals of one environment.
-    """
-    return torch.stack(list(columns)).movedim(0, -1)
-
-
-def excess(signal: Tensor, soft: float) -> Tensor:
-    """Return max(0, |signal| - soft)²: a smooth penalty for nearing a limit."""
-    return (signal.abs() - soft).clamp_min(0.0).square()
 
 
 class _Overlay:
@@ -100,52 +74,16 @@ class Plant(ABC):
     frame_size: ClassVar[tuple[int, int]] = (400, 600)
 
     def __post_init__(self) -> None:
-        self._check_numbers()
+        check_numbers(self)
         for attribute, size in (
             ("action_limit", self.action_size),
             ("observation_noise", self.observation_size),
             ("disturbance", len(self.disturbances)),
         ):
-            object.__setattr__(self, attribute, self._per_channel(attribute, size))
-        if np.any(self.action_limit <= 0.0):
-            raise ValueError(
-                f"{self.name}: action_limit must be positive, got {self.action_limit}; use math.inf for no limit"
+            object.__setattr__(
+                self, attribute, per_channel(self.name, attribute, getattr(self, attribute), size)
             )
-        unknown = set(self.randomization) - set(self.parameter_units)
-        if unknown:
-            raise ValueError(
-                f"{self.name}: cannot randomise {sorted(unknown)}; its parameters are {sorted(self.parameter_units)}"
-            )
-        for name, width in self.randomization.items():
-            if not 0.0 <= width < 1.0:
-                raise ValueError(f"{self.name}: randomization[{name!r}] must lie in [0, 1), got {width}")
-
-    def _check_numbers(self) -> None:
-        for name in self.parameter_units:
-            value, positive = getattr(self, name), self._parameter_fields[name].metadata["positive"]
-            if not math.isfinite(value) or value < 0.0 or (positive and value == 0.0):
-                wanted = "positive and finite" if positive else "finite and not negative"
-                unit = self.parameter_units[name]
-                raise ValueError(f"{self.name}: {name} [{unit}] must be {wanted}, got {value}")
-        if not (math.isfinite(self.dt) and self.dt > 0.0):
-            raise ValueError(f"{self.name}: dt [s] must be positive and finite, got {self.dt}")
-        for name, least in (("horizon", 1), ("delay", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{self.name}: {name} must be a whole number >= {least}, got {value!r}")
-
-    def _per_channel(self, attribute: str, size: int) -> np.ndarray:
-        """Return an option as a float64 array with one non-negative entry for each channel."""
-        values = np.asarray(getattr(self, attribute), dtype=np.float64)
-        if values.ndim > 1 or (values.ndim == 1 and values.size != size):
-            raise ValueError(
-                f"{self.name}: {attribute} takes one number or {size} numbers, got shape {values.shape}"
-            )
-        if np.any(np.isnan(values)) or np.any(values < 0.0):
-            raise ValueError(f"{self.name}: {attribute} must not be negative or NaN, got {values}")
-        if attribute != "action_limit" and np.any(np.isinf(values)):
-            raise ValueError(f"{self.name}: {attribute} must be finite, got {values}")
-        return np.array(np.broadcast_to(values, (size,)))
+        check_randomization(self.name, self.randomization, self.parameter_units)
 
     # ------------------------------------------------------------------ what a plant must say about itself
 
@@ -219,13 +157,9 @@ class Plant(ABC):
         return partial(type(self), **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), ()
 
     @property
-    def _parameter_fields(self) -> dict[str, dataclasses.Field[Any]]:
-        return {f.name: f for f in dataclasses.fields(self) if "unit" in f.metadata}
-
-    @property
     def parameter_units(self) -> dict[str, str]:
         """Return the physical parameters and their SI units."""
-        return {name: f.metadata["unit"] for name, f in self._parameter_fields.items()}
+        return {f.name: f.metadata["unit"] for f in dataclasses.fields(self) if "unit" in f.metadata}
 
     @cached_property
     def _queue(self) -> tuple[Signal, ...]:

@@ -15,7 +15,7 @@ from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.enclosure import enclosed_form
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.plant import Signal, excess, physical
+from lipctrl_envs.signals import Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.plant import Signal, excess, physical
+from lipctrl_envs.signals import Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,55 @@
+"""Checks of a plant's options, each with an error that says what was received and what to pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def check_numbers(plant: Any) -> None:
+    """Raise ValueError unless every physical parameter, dt, horizon and delay of a plant is in its range."""
+    for field in dataclasses.fields(plant):
+        if "unit" in field.metadata:
+            value, positive = getattr(plant, field.name), field.metadata["positive"]
+            if not math.isfinite(value) or value < 0.0 or (positive and value == 0.0):
+                wanted = "positive and finite" if positive else "finite and not negative"
+                raise ValueError(
+                    f"{plant.name}: {field.name} [{field.metadata['unit']}] must be {wanted}, got {value}"
+                )
+    if not (math.isfinite(plant.dt) and plant.dt > 0.0):
+        raise ValueError(f"{plant.name}: dt [s] must be positive and finite, got {plant.dt}")
+    for name, least in (("horizon", 1), ("delay", 0)):
+        value = getattr(plant, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{plant.name}: {name} must be a whole number >= {least}, got {value!r}")
+
+
+def per_channel(plant: str, option: str, value: Any, size: int) -> np.ndarray:
+    """Return an option as a float64 array with one non-negative entry for each channel."""
+    values = np.asarray(value, dtype=np.float64)
+    if values.ndim > 1 or (values.ndim == 1 and values.size != size):
+        raise ValueError(f"{plant}: {option} takes one number or {size} numbers, got shape {values.shape}")
+    if np.any(np.isnan(values)) or np.any(values < 0.0):
+        raise ValueError(f"{plant}: {option} must not be negative or NaN, got {values}")
+    if option == "action_limit":
+        if np.any(values == 0.0):
+            raise ValueError(
+                f"{plant}: action_limit must be positive, got {values}; use math.inf for no limit"
+            )
+    elif np.any(np.isinf(values)):
+        raise ValueError(f"{plant}: {option} must be finite, got {values}")
+    return np.array(np.broadcast_to(values, (size,)))
+
+
+def check_randomization(plant: str, widths: Mapping[str, float], known: Mapping[str, str]) -> None:
+    """Raise ValueError unless every width belongs to a parameter and lies in [0, 1)."""
+    unknown = set(widths) - set(known)
+    if unknown:
+        raise ValueError(f"{plant}: cannot randomise {sorted(unknown)}; its parameters are {sorted(known)}")
+    for name, width in widths.items():
+        if not 0.0 <= width < 1.0:
+            raise ValueError(f"{plant}: randomization[{name!r}] must lie in [0, 1), got {width}")

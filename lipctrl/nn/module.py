@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lipctrl.certificate import Certificate
 from lipctrl.nn.explicit import Explicit
 
-_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _Fold:
@@ -83,6 +83,7 @@ class CertifiedModule(nn.Module):
             return self.fold()
         tensors = [*self.parameters(), *self.buffers()]
         key = (
+            torch.is_inference_mode_enabled(),
             tuple((id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in tensors),
             _fingerprint(tensors),
         )

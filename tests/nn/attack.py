@@ -10,6 +10,10 @@ def attack(module: nn.Module, features: int, *, seed: int = 0, steps: int = 20, 
     """Return the largest ratio ‖f(x)-f(x')‖/‖x-x'‖ that gradient ascent on pairs finds."""
     generator = torch.Generator().manual_seed(seed)
     best = 0.0
+    # Evaluation rounds at 1e-16 of its largest term: pairs lie far enough apart for a ratio good to 1e-9.
+    shortest = 1e-5 * max(
+        (p.detach().abs().max().item() for p in module.parameters() if p.numel()), default=0.0
+    )
     for scale in (0.1, 1.0, 30.0):
         x = scale * torch.randn(starts, features, generator=generator, dtype=torch.float64)
         direction = torch.randn(starts, features, generator=generator, dtype=torch.float64)
@@ -17,7 +21,7 @@ def attack(module: nn.Module, features: int, *, seed: int = 0, steps: int = 20, 
         for _ in range(steps):
             x = x.requires_grad_(True)
             direction = direction.requires_grad_(True)
-            ratio = _ratio(module, x, direction, 1e-3 * scale)
+            ratio = _ratio(module, x, direction, max(1e-3 * scale, shortest))
             best = max(best, ratio.max().item())
             gx, gd = torch.autograd.grad(ratio.sum(), (x, direction))
             with torch.no_grad():

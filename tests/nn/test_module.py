@@ -98,6 +98,24 @@ def test_copies_and_pickles_start_without_a_fold(x):
         assert torch.equal(output(net, x), before)
 
 
+def test_inference_mode_does_not_leak_into_later_gradients(x):
+    net = small().requires_grad_(False)
+    with torch.inference_mode():
+        net(x)
+    x = x.clone().requires_grad_(True)
+    net(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_networks_compile(x):
+    """Tracing goes through the fold; the compiled network computes the same, also after a step."""
+    net = small(activation="tanh")
+    compiled = torch.compile(net, backend="eager")
+    for _ in range(2):
+        assert torch.allclose(compiled(x), net(x), atol=1e-6)
+        edit_in_place(net)
+
+
 def test_fold_once_shares_one_differentiable_fold(x):
     net, twin = small(), small()
     with net.fold_once():

@@ -99,7 +99,7 @@ def tree_plot(
 
 
 def _color(row: TreeRow) -> str:
-    if row.rule == "neurons":
+    if row.rule in {"neurons", "network", "dense"}:
         return ORANGE
     if row.rule in LEAVES:
         return GREEN

@@ -39,6 +39,22 @@ def test_examples_run(name, tmp_path, monkeypatch):
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
+def test_no_public_name_is_hidden_by_a_file_of_the_same_name():
+    """Importing the file `package/name.py` would replace the function `package.name` by the module."""
+    for package in (
+        "lipctrl",
+        "lipctrl.analysis",
+        "lipctrl.bounds",
+        "lipctrl.nn",
+        "lipctrl.plots",
+        "lipctrl.runs",
+    ):
+        module = importlib.import_module(package)
+        files = {m.name for m in pkgutil.iter_modules(module.__path__)}
+        rooms = set(getattr(module, "_ROOMS", ()))
+        assert not (files & set(module.__all__)) - rooms, package
+
+
 def test_the_public_names_have_examples():
     """The names that a newcomer meets first show how they are used."""
     import lipctrl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,19 +51,9 @@ def _scaled(loop: SlopeLoop, decay: float) -> _Scaled | None:
     )
     if n and edge >= 0.0:
         return None
-    if loop.is_discrete:
-        p = scipy.linalg.solve_discrete_lyapunov((middle / decay).T, np.eye(n)) if n else np.eye(0)
-    else:
-        p = (
-            scipy.linalg.solve_continuous_lyapunov((middle + decay * np.eye(n)).T, -np.eye(n))
-            if n
-            else np.eye(0)
-        )
-    try:
-        root = scipy.linalg.cholesky((p + p.T) / 2.0)
-    except np.linalg.LinAlgError:
+    root, back = _lyapunov_coordinates(middle, decay, loop.is_discrete)
+    if root is None:
         return None
-    back = scipy.linalg.solve_triangular(root, np.eye(n))
     a, b = root @ loop.a.middle() @ back, root @ loop.b.middle()
     c, d = loop.c.middle() @ back, loop.d.middle()
     # What a channel must pay for its effect on the state and, through later channels, on everything else.
@@ -82,6 +73,31 @@ def _scaled(loop: SlopeLoop, decay: float) -> _Scaled | None:
     low, high = w - loop.lower[:, None] * v, w - loop.upper[:, None] * v
     weight = np.concatenate([np.ones(n), shared[loop.owner] if h else np.zeros(0)])
     return _Scaled(np.hstack([a, b]), np.eye(n, n + h), low, high, weight, root, shared, owners)
+
+
+def _lyapunov_coordinates(
+    matrix: np.ndarray, decay: float, discrete: bool
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return R and R⁻¹ with RᵀR a Lyapunov matrix of a stable matrix at the given decay; None where that fails.
+
+    Solved in balanced coordinates, so that the units of the states do not matter. A guess: warnings about its accuracy
+    are of no consequence, because what comes of it is proved.
+    """
+    n = len(matrix)
+    if n == 0:
+        return np.eye(0), np.eye(0)
+    balanced, (scale, _) = scipy.linalg.matrix_balance(matrix, permute=False, separate=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
+            if discrete:
+                p = scipy.linalg.solve_discrete_lyapunov((balanced / decay).T, np.eye(n))
+            else:
+                p = scipy.linalg.solve_continuous_lyapunov((balanced + decay * np.eye(n)).T, -np.eye(n))
+            root = scipy.linalg.cholesky((p + p.T) / 2.0)
+    except (np.linalg.LinAlgError, ValueError):
+        return None, np.eye(n)
+    return root / scale, scale[:, None] * scipy.linalg.solve_triangular(root, np.eye(n))
 
 
 def _terms(loop: SlopeLoop, s: _Scaled, decay: float) -> tuple[Terms, Terms]:

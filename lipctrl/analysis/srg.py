@@ -240,7 +240,8 @@ def _hull(response: np.ndarray) -> np.ndarray:
     """Return the hyperbolically convex hull of samples: the Euclidean hull in the Beltrami-Klein disc, mapped back."""
     from scipy.spatial import ConvexHull, QhullError
 
-    upper: Any = response.real + 1j * np.abs(response.imag)
+    values: Any = response
+    upper: Any = values.real + 1j * np.abs(values.imag)
     upper = np.concatenate([upper, upper.real[np.abs(upper.imag) < 1e-12] + 0j])
     size = max(float(np.abs(upper).max()), 1e-300)
     w = upper / size

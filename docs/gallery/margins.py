@@ -1,7 +1,9 @@
-import control
+import gymnasium
 
 from lipctrl import IncrementalBall, plots
+from lipctrl.training import lqr_gain
 
-plant = control.tf([1], [0.1, 0.9, -1])
-ball = IncrementalBall(center=[[-3.0]], radius=1.0)
-ax = plots.gain_sweep_plot(plots.gain_sweep(plant, ball))
+env = gymnasium.make("lipctrl_envs:lipctrl/CartPole-v0")
+K = lqr_gain(env.unwrapped.plant)
+sweep = plots.gain_sweep(env.unwrapped.linearize(), IncrementalBall(center=-K, radius=1.5))
+ax = plots.gain_sweep_plot(sweep)

@@ -49,7 +49,7 @@ class Plant(ABC):
     action_limit : actuator saturation, the symmetric box |action| <= action_limit in physical units (a number,
         or one for each action); `math.inf` means none.
     delay : actuator delay in samples. The commands under way are part of the state, so the delayed plant
-        is still Markov and still linearises exactly.
+        is still Markov and still linearises exactly. The cost charges a command when it is given.
     observation_noise : standard deviation of the noise that environments add to each observation.
     disturbance : standard deviation of each disturbance, drawn afresh in every step (physical units).
     randomization : name of a physical parameter -> relative half-width r; in every episode the parameter

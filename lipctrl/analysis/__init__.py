@@ -45,7 +45,7 @@ _PUBLIC = {
     "scaled_relative_graphs": "srg",
     "srg_discs": "srg",
     "MultiplierTest": "multipliers",
-    "popov": "multipliers",
+    "popov_criterion": "multipliers",
     "zames_falb": "multipliers",
     "HullTest": "parameter_box",
     "hull_test": "parameter_box",

@@ -74,22 +74,19 @@ def read_form(plant: Any) -> Any:
 
 
 def action_of(form: Any, graph: PolicyGraph, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (u, z, x⁺) of the unclipped loop at one state, in float64."""
+    """Return (u, z, x⁺) of the unclipped loop at states (..., n), in float64."""
     if form.psi is None:
         raise ValueError(
             f"this Lur'e form only bounds the plant's Jacobian ({form.note}); a region of attraction needs the exact "
             "form with its ψ"
         )
-    z = form.C_z @ state
-    u = np.zeros(form.B.shape[1])
+    z = state @ form.C_z.T
     if not np.any(form.D_zu):
-        y = form.y_0 + form.C @ state + form.D_w @ form.psi(z)
-        u = graph.values(y)[0]
+        u = graph.values(form.y_0 + state @ form.C.T + form.psi(z) @ form.D_w.T)[0]
     else:
-        u = graph.values(form.y_0 + form.C @ state)[0]
-        z = z + form.D_zu @ u
-    w = form.psi(z)
-    return u, z, form.A @ state + form.B @ u + form.B_w @ w
+        u = graph.values(form.y_0 + state @ form.C.T)[0]
+        z = z + u @ form.D_zu.T
+    return u, z, state @ form.A.T + u @ form.B.T + form.psi(z) @ form.B_w.T
 
 
 def equilibrium_of(form: Any, graph: PolicyGraph, start: np.ndarray) -> np.ndarray:

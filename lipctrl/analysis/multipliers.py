@@ -64,7 +64,7 @@ def _transfer_function(plant: Any) -> tuple[np.ndarray, np.ndarray, float]:
     return (num if num.size else np.zeros(1)), den, system.sample_time
 
 
-def popov(plant: Any) -> MultiplierTest:
+def popov_criterion(plant: Any) -> MultiplierTest:
     """Return the largest sector [0, k] that the Popov criterion proves; continuous time, u = -φ(y).
 
     Re[(1 + jωη)G(jω)] + 1/k > 0 for all ω with a real η ≥ 0 is decided exactly, as positivity of a polynomial in ω²
@@ -78,7 +78,7 @@ def popov(plant: Any) -> MultiplierTest:
     Examples
     --------
     >>> import control
-    >>> popov(control.tf([1], [1, 2, 1])).slope > 1e6        # the circle criterion stops at 8
+    >>> popov_criterion(control.tf([1], [1, 2, 1])).slope > 1e6        # the circle criterion stops at 8
     True
     """
     num, den, sample_time = _transfer_function(plant)

@@ -50,19 +50,20 @@ class PolicyGraph:
         return len(self.lower)
 
     def values(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (u, v, w) at one observation (p,), in float64; ValueError where a map is known by its gain only."""
-        v = np.zeros(self.neurons)
-        w = np.zeros(self.neurons)
+        """Return (u, v, w) at observations (..., p), in float64; ValueError where a map is known by its gain only."""
+        y = np.asarray(y, dtype=np.float64)
+        v = np.zeros((*y.shape[:-1], self.neurons))
+        w = np.zeros_like(v)
         for start, stop, sigma in self.layers:
             if sigma is None:
                 raise ValueError(
-                    f"the values of {', '.join(self.opaque)} are not known, only a gain; expected neurons"
+                    f"the values of {', '.join(self.opaque) or 'a ball'} are not known, only a gain; expected neurons"
                 )
-            v[start:stop] = (
-                self.g0.middle()[start:stop] @ y + self.g1.middle()[start:stop] @ w + self.g_bias[start:stop]
-            )
-            w[start:stop] = sigma.value(v[start:stop])
-        return self.f0.middle() @ y + self.f1.middle() @ w + self.f_bias, v, w
+            cut = slice(start, stop)
+            drive = y @ self.g0.middle()[cut].T + w @ self.g1.middle()[cut].T + self.g_bias[cut]
+            v[..., cut] = drive
+            w[..., cut] = sigma.value(drive)
+        return y @ self.f0.middle().T + w @ self.f1.middle().T + self.f_bias, v, w
 
 
 class _Builder:

@@ -82,10 +82,9 @@ class RegionOfAttraction:
         x = np.array(states, dtype=np.float64)
         path, actions = [x], []
         for _ in range(steps):
-            pairs = [action_of(self.form, self.graph, s) for s in x]
-            x = np.array([p[2] for p in pairs])
+            u, _, x = action_of(self.form, self.graph, x)
             path.append(x)
-            actions.append(np.array([p[0] for p in pairs]))
+            actions.append(u)
         return np.array(path), np.array(actions)
 
     def __str__(self) -> str:

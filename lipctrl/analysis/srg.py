@@ -226,14 +226,22 @@ def scaled_relative_graphs(
 
 
 def _grid(system: Realization, count: int) -> np.ndarray:
+    """Return frequencies for a picture: geometric, with more of them around every resonance."""
     top = system.highest_frequency
     poles = np.linalg.eigvals(system.A) if system.states else np.ones(1)
     if system.is_discrete:
-        low = max(np.abs(np.angle(poles)).min(initial=np.pi) / system.sample_time * 0.01, 1e-4 * top)
-        return np.concatenate([[0.0], np.geomspace(low, top, count - 1)])
+        poles = np.log(poles[np.abs(poles) > 0.0].astype(complex)) / system.sample_time
+        poles = poles if poles.size else np.array([0.1 * top])
     sizes = np.abs(poles)[np.abs(poles) > 0.0]
     low, high = (sizes.min(), sizes.max()) if sizes.size else (1.0, 1.0)
-    return np.concatenate([[0.0], np.geomspace(1e-2 * low, 1e3 * high, count - 1)])
+    wide = np.geomspace(1e-2 * min(low, top), min(1e3 * high, top), count)
+    near = [
+        abs(p.imag) + max(abs(p.real), 1e-9 * abs(p)) * np.linspace(-5.0, 5.0, 41)
+        for p in poles
+        if p.imag != 0.0
+    ]
+    omega = np.unique(np.concatenate([[0.0], wide, *near]))
+    return omega[(omega >= 0.0) & (omega <= top)]
 
 
 def _hull(response: np.ndarray) -> np.ndarray:

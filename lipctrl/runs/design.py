@@ -90,12 +90,12 @@ def design_policy(
         raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive number or 'auto'")
     if not isinstance(lipschitz, str) and not (np.isfinite(lipschitz) and lipschitz > 0.0):
         raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number or 'auto'")
-    plant = task.plant
-    if kind == "residual" and plant is None:
+    plant: Any = task.plant
+    if kind == "residual" and task.plant is None:
         raise ValueError(
             f"{task.env_id} has no linearisation here, so no residual policy can be designed; use a plain one"
         )
-    residual = kind == "residual" or (kind == "auto" and plant is not None and observes_linearly(plant))
+    residual = kind == "residual" or (kind == "auto" and task.plant is not None and observes_linearly(plant))
     streams = split_seed(seed)
     scale = _observation_scale(task, streams["simulator"])
     reasons: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -80,7 +80,9 @@ def require_finite(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor], clip: float) -> float:
+def descend(
+    optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor], clip: float
+) -> float:
     """Take one step along the clipped gradient of a finite loss; return the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -105,7 +107,7 @@ class Critic(nn.Module):
         sizes = [features, width, width, 1]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
-            layer = nn.utils.skip_init(nn.Linear, a, b, dtype=dtype)
+            layer: Any = nn.utils.skip_init(nn.Linear, a, b, dtype=dtype)
             with torch.no_grad():
                 layer.weight.normal_(0.0, a**-0.5, generator=generator)
                 layer.bias.zero_()

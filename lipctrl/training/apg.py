@@ -55,6 +55,7 @@ class APG(Algorithm):
     """Descend the gradient of -Σ γᵗ r_t - γʰ V(y_h) in the policy's parameters."""
 
     name: ClassVar[str] = "apg"
+    simulator: PlantSimulator
     Config: ClassVar[type[APGConfig]] = APGConfig
 
     def __init__(

@@ -43,6 +43,7 @@ class Imitation(Algorithm):
     """Regress the clipped action of the policy on the expert's, over the states that the policy visits."""
 
     name: ClassVar[str] = "imitation"
+    simulator: PlantSimulator
     Config: ClassVar[type[ImitationConfig]] = ImitationConfig
 
     def __init__(

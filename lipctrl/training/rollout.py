@@ -199,7 +199,7 @@ class GymSimulator(Simulator):
 
     def _restart(self) -> None:
         words = np.random.SeedSequence([self._seed, self._restarts]).generate_state(self.count)
-        seen, _ = self.envs.reset(seed=[int(w) for w in words])
+        seen, _ = self.envs.reset(seed=[int(w) for w in words])  # type: ignore[arg-type]
         self._restarts += 1
         self.observation = self._tensor(seen)
         self._sums.zero_()

@@ -28,6 +28,17 @@ def _width_of(parametrization: str, depth: int, budget: int, inner_depth: int = 
     return min(range(4, 160, 2), key=lambda w: abs(size(w) - budget))
 
 
+class _Scaled(nn.Module):
+    """√γ f(√γ x): the gain at both ends, which suits a 1-Lipschitz peer better than a share in every layer."""
+
+    def __init__(self, net: nn.Module, gain: float) -> None:
+        super().__init__()
+        self.net, self.end = net, gain**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end * self.net(self.end * x)
+
+
 def _torchlip(width: int, depth: int, gain: float) -> nn.Module | None:
     """Return deel-torchlip's GroupSort2 network of the same shape, or None where it is not installed."""
     try:
@@ -38,7 +49,7 @@ def _torchlip(width: int, depth: int, gain: float) -> nn.Module | None:
     for _ in range(depth - 1):
         layers += [torchlip.SpectralLinear(width, width), torchlip.GroupSort2()]
     layers.append(torchlip.FrobeniusLinear(width, 1))
-    return torchlip.Sequential(*layers, k_coef_lip=gain)
+    return _Scaled(torchlip.Sequential(*layers), gain)
 
 
 # -- square wave ----------------------------------------------------------------------------------

@@ -183,10 +183,10 @@ def test_two_thousand_random_networks_are_proved_and_withstand_the_attack():
         report = lipctrl.check(certificate)
         assert report.ok, (case, report)
         assert report.gain <= lipschitz * (1.0 + SLACK[dtype]), case
-        # The claim concerns the real-arithmetic map of the stored weights: attack it in float64.
-        assert attack(block.export().double(), size, seed=trial, steps=3, starts=4) <= report.gain * (
-            1 + 1e-8
-        ), case
+        # The claim concerns the real-arithmetic map of the stored weights: attack it in float64, whose rounding
+        # of large biases is paid for by the last term.
+        ratio = attack(block.export().double(), size, seed=trial, steps=3, starts=4)
+        assert ratio <= report.gain + 1e-8 * lipschitz, case
 
 
 @pytest.mark.slow
@@ -212,4 +212,4 @@ def test_two_hundred_instances_over_depth_width_slopes_and_gain(name):
         report = lipctrl.check(net.certificate())
         assert report.ok, (trial, report)
         assert report.gain <= lipschitz * (1.0 + 1e-6)
-        assert attack(net, net.in_features, seed=trial, steps=5, starts=4) <= report.gain * (1.0 + 1e-8)
+        assert attack(net, net.in_features, seed=trial, steps=5, starts=4) <= report.gain + 1e-8 * lipschitz

@@ -67,16 +67,22 @@ def simulate_plant(
     inner = dtype if parameter is None else parameter.dtype
     ended = torch.zeros(starts, dtype=torch.bool)
     rows = []
-    with torch.no_grad():
-        for _ in range(count):
-            action = plant.saturate(policy(plant.observe(state).to(inner)).to(dtype))
-            row = torch.cat([state, action], dim=-1)
-            rows.append(torch.where(ended[:, None], torch.nan, row))
-            disturbance = (
-                plant.sample_disturbance(starts, generator, state.device, dtype) if disturbed else None
-            )
-            state = plant.transition(state, action, disturbance)
-            ended |= plant.terminated(state)
+    # A second thread makes batches of this size many times slower on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for _ in range(count):
+                action = plant.saturate(policy(plant.observe(state).to(inner)).to(dtype))
+                row = torch.cat([state, action], dim=-1)
+                rows.append(torch.where(ended[:, None], torch.nan, row))
+                disturbance = (
+                    plant.sample_disturbance(starts, generator, state.device, dtype) if disturbed else None
+                )
+                state = plant.transition(state, action, disturbance)
+                ended |= plant.terminated(state)
+    finally:
+        torch.set_num_threads(threads)
     return Trajectories(
         plant.dt * np.arange(count),
         torch.stack(rows, dim=1).numpy(),

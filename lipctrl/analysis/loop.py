@@ -129,6 +129,7 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
     Examples
     --------
     >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
     >>> ball_test(control.tf([1], [1, -1]), IncrementalBall([[-3.0]], 1.5)).verdict.value
     'certified'
     """

@@ -100,7 +100,7 @@ def incremental_gain_margin(
     >>> from lipctrl.analysis import IncrementalBall
     >>> margin = incremental_gain_margin(control.tf([1], [1, 2, 1, 1]), IncrementalBall([[-0.2]], 0.1))
     >>> print(f"{margin.lower:.3f} {margin.upper:.3f}")
-    0.000 1.892
+    0.000 2.224
     """
     if form not in ("policy", "residual"):
         raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")

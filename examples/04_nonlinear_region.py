@@ -3,8 +3,8 @@
     python examples/04_nonlinear_region.py [--fast] [--out FOLDER]
 
 A verdict for the linearisation says nothing about large angles or about saturation. Here the pendulum's sine is
-enclosed by slopes, the motor's limit is respected, and an ellipsoid is proved from which every trajectory converges. Simulations
-from its boundary illustrate the proof; they are no part of it. Needs the extra: pip install "lipctrl[lmi]".
+enclosed by slopes, the motor's limit is respected, and an ellipsoid is proved from which every trajectory converges.
+Simulations from its boundary illustrate the proof; they are no part of it. Needs the extra: pip install "lipctrl[lmi]".
 """
 
 from __future__ import annotations

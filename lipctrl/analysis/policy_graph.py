@@ -244,7 +244,8 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
     Examples
     --------
     >>> from lipctrl.rules import Layer, Output, neurons
-    >>> net = neurons([Layer({0: [[0.5], [0.5]]}, "tanh")], Output({1: [[1.0, 1.0]]}), [[2.0, 2.0]], 2.0, in_features=1)
+    >>> layer, output = Layer({0: [[0.5], [0.5]]}, "tanh"), Output({1: [[1.0, 1.0]]})
+    >>> net = neurons([layer], output, [[2.0, 2.0]], 1.1, in_features=1)
     >>> policy_graph(net).neurons
     2
     """

@@ -1,0 +1,82 @@
+"""A linear model of an arbitrary gymnasium environment, with a model error that was sampled and not certified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SampledLinearization:
+    """x⁺ ≈ Ax + Bu around (state, action) in deviations, and the worst relative error that was seen.
+
+    `error` = max ‖f(x, u) - f(x₀, u₀) - A(x-x₀) - B(u-u₀)‖ / ‖(x-x₀, u-u₀)‖ over `samples` random points within
+    `radius`. It is a lower bound of the true model error: **sampled, not certified**.
+    """
+
+    system: Any
+    state: np.ndarray = field(repr=False)
+    action: np.ndarray = field(repr=False)
+    error: float
+    samples: int
+    radius: float
+    label: str = "sampled, not certified"
+
+    def __str__(self) -> str:
+        size = f"error ≥ {self.error:.4g}·‖(Δx, Δu)‖ within {self.radius:g}"
+        return f"linear model, {size} ({self.samples} samples, {self.label})"
+
+
+def sampled_linearization(
+    step: Any, state: Any, action: Any, *, dt: float, radius: float = 0.1, samples: int = 200, difference: float = 1e-5,
+    seed: int = 0,
+) -> SampledLinearization:  # fmt: skip
+    """Linearise a step function x⁺ = step(x, u) by central differences and sample the error of the model.
+
+    For a gymnasium environment, `step` sets the state, calls `env.step(u)` and returns the new state, for example
+    `set_state` and `state_vector` of MuJoCo environments. The model's output is its state. An analysis of `system` says
+    something about the environment only as far as `error` allows, and that was sampled.
+
+    Parameters
+    ----------
+    step : (x (n,), u (m,)) ↦ x⁺ (n,). state, action : the operating point. dt : sampling period [s].
+    radius : size of the neighbourhood of the samples. difference : step of the central differences.
+
+    Raises
+    ------
+    ValueError
+        For data that is not finite, or a step function that returns something else than a state.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = sampled_linearization(lambda x, u: np.sin(x) + u, [0.0], [0.0], dt=0.1)
+    >>> model.system.A.round(6).tolist(), model.error < 0.01
+    ([[1.0]], True)
+    """
+    import control
+
+    x, u = np.atleast_1d(np.asarray(state, float)), np.atleast_1d(np.asarray(action, float))
+    if not (np.isfinite(x).all() and np.isfinite(u).all() and dt > 0.0 and radius > 0.0 and samples > 0):
+        raise ValueError("expected a finite operating point, dt > 0, radius > 0 and samples > 0")
+    n = len(x)
+
+    def run(z: np.ndarray) -> np.ndarray:
+        after = np.asarray(step(z[:n], z[n:]), dtype=float)
+        if after.shape != (n,) or not np.isfinite(after).all():
+            raise ValueError(f"step returned {after!r}; expected {n} finite numbers, the next state")
+        return after
+
+    center = np.concatenate([x, u])
+    shifts = difference * np.eye(len(center))
+    jacobian = np.column_stack([(run(center + s) - run(center - s)) / (2.0 * difference) for s in shifts])
+    start, rng, worst = run(center), np.random.default_rng(seed), 0.0
+    for _ in range(samples):
+        d = rng.standard_normal(len(center))
+        d *= radius * rng.random() ** (1.0 / len(d)) / np.linalg.norm(d)
+        miss = run(center + d) - start - jacobian @ d
+        worst = max(worst, float(np.linalg.norm(miss) / np.linalg.norm(d)))
+    system = control.ss(jacobian[:, :n], jacobian[:, n:], np.eye(n), np.zeros((n, len(u))), dt)
+    return SampledLinearization(system, x, u, worst, samples, radius)

@@ -23,7 +23,7 @@ from lipctrl.activations import Activation
 from lipctrl.nn.activations import Spec, grouped, short, unit_slopes
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
 from lipctrl.nn.module import CertifiedModule, positive, positive_gain
-from lipctrl.nn.orthogonal import Semiorthogonal
+from lipctrl.nn.orthogonal import Semiorthogonal, matrices
 from lipctrl.rules import Layer, Output
 
 # σ(cu)/c = σ(u) for c > 0: there Ψ would only rescale the bias.
@@ -107,27 +107,23 @@ def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
     """Return one graph a block; all linear algebra is batched over blocks and inner layers."""
     p, h, n = block.in_features, block.width, block.inner_depth
     head = math.sqrt(gain)  # the gain is split evenly between the input and the output
-    q1, s1 = block.first.matrix().split((p, h), -1)
-    reads = [q1]
-    writes = s1[:, None]
-    if block.following is not None:
+    pair, mix = matrices(block.first, block.mix)
+    q1, s1 = pair.split((p, h), -1)
+    first = mix[..., :p]
+    if block.following is None:
+        carried = None
+        # M_2 Sᵀ - M_1 Qᵀ in one product
+        out = (mix @ torch.cat((-q1, s1), -1).mT)[:, None]
+    else:
         q, s = block.following.matrix().split((h, h), -1)
         # (D, n-1, h, h): what layer l+1 reads of ω_l
-        carried = 2.0 * (q @ torch.cat((writes, s[:, :-1]), 1).mT)
-        writes = torch.cat((writes, s), 1)
-    else:
-        q, carried = None, None
-    mix = block.mix.matrix()
-    first, rest = (
-        mix[..., :p],
-        mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1),
-    )  # (D, out, p), (D, n, out, h)
-    out = rest @ writes.mT  # M_{l+1} Sᵀ
-    skip = (first @ q1.mT)[:, None]
-    if q is not None:
-        skip = torch.cat((skip, rest[:, :-1] @ q.mT), 1)  # M_l Qᵀ
-    out = math.sqrt(2.0) * head * (out - skip)
-    read = math.sqrt(2.0) * head * reads[0]
+        carried = 2.0 * (q @ torch.cat((s1[:, None], s[:, :-1]), 1).mT)
+        writes = torch.cat((s1[:, None], s), 1)
+        rest = mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1)  # (D, n, out, h)
+        skip = torch.cat(((first @ q1.mT)[:, None], rest[:, :-1] @ q.mT), 1)  # M_l Qᵀ
+        out = rest @ writes.mT - skip
+    out = math.sqrt(2.0) * head * out
+    read = math.sqrt(2.0) * head * q1
     scale = None if block.log_scale is None else bounded_exp(block.log_scale)
     if scale is not None:
         out = out * scale[:, :, None, :]

@@ -89,6 +89,15 @@ class Semiorthogonal(nn.Module):
         return f"{tuple(self.weight.shape[:-2])} of {self.rows}×{self.columns}"
 
 
+def matrices(*factors: Semiorthogonal) -> list[Tensor]:
+    """Return the matrices of several factors with one leading batch dimension; equal shapes share one solve."""
+    free = [f.free() for f in factors]
+    if len({m.shape for m in free}) > 1:
+        return [f.matrix() for f in factors]
+    whole = cayley(torch.cat(free)).split([len(m) for m in free])
+    return [q.mT if f.rows <= f.columns else q for f, q in zip(factors, whole, strict=True)]
+
+
 class OrthogonalLinear(CertifiedModule):
     """y = L W x + b with W semi-orthogonal: gain exactly L up to rounding, never more.
 

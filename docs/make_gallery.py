@@ -23,7 +23,7 @@ def draw(script: Path, folder: Path = GALLERY) -> Path:
     if drawn is None:
         drawn = np.asarray(names.get("ax", names.get("axes")), dtype=object).ravel()[0].get_figure(root=True)
     path = folder / f"{script.stem}.png"
-    drawn.savefig(path, dpi=100, metadata={"Software": None})
+    drawn.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
     plt.close("all")
     return path
 

@@ -19,7 +19,7 @@ def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
     """Return a figure as PNG bytes; the same figure gives the same bytes."""
     stream = io.BytesIO()
     with mpl.rc_context(RC):  # type: ignore[arg-type]
-        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     return stream.getvalue()
 
 

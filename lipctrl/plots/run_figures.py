@@ -65,8 +65,9 @@ def training(run: Any) -> Any:
     from lipctrl.plots.training import training_curve, training_metrics
 
     metrics = training_metrics(run.path)
-    seen = np.isfinite(metrics.columns.get("validation_return", np.array([np.nan]))).any()
-    return training_curve(metrics, y="validation_return" if seen else "mean_return")
+    validated = np.isfinite(metrics.columns.get("validation_return", np.array([np.nan]))).sum()
+    # A short run has too few validations for a curve; the return of its training episodes is the next best.
+    return training_curve(metrics, y="validation_return" if validated > 2 else "mean_return")
 
 
 @_figure("trajectories", "closed loop from many starts, with the disturbances of the environment")
@@ -77,12 +78,12 @@ def trajectories(run: Any) -> Any:
     from lipctrl.plots.trajectories import simulate_plant, trajectory_plot
 
     plant, policy = _plant(run), run.policy
-    drawn = simulate_plant(plant, policy)
+    drawn = simulate_plant(plant, policy, starts=6)
     gain = getattr(policy, "gain", None)
     baseline = None
     if gain is not None:
         linear = gain.to(torch.float64)
-        baseline = simulate_plant(plant, lambda y: -y.to(torch.float64) @ linear.T)
+        baseline = simulate_plant(plant, lambda y: -y.to(torch.float64) @ linear.T, starts=6)
     limits = {
         name: float(limit)
         for name, limit in zip(plant.action_names, np.ravel(plant.action_limit), strict=False)

@@ -103,7 +103,7 @@ def fit_height(ax: Axes, legend_rows: int) -> None:
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     width = figure.get_size_inches()[0]
     drawn = (width - 1.0) * abs(top - bottom) / abs(right - left)
-    figure.set_size_inches(width, min(max(drawn, 2.0), 6.5) + 1.15 + 0.27 * legend_rows)
+    figure.set_size_inches(width, min(max(drawn, 2.0), 6.5) + 1.5 + 0.27 * legend_rows)
 
 
 @styled

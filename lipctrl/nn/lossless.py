@@ -130,6 +130,7 @@ def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
         read = read / scale[:, 0, :, None]
         if carried is not None:
             carried = carried * scale[:, :-1, None, :] / scale[:, 1:, :, None]
+    packed = torch.cat((gain * first, out.movedim(1, -2).flatten(-2)), -1)  # [A Y_1 … Y_n]
     # Unbound once each: slicing a batch block by block costs a kernel a slice in the backward pass.
     sigma = short(block.activation)
     through = [c.unbind(0) for c in carried.unbind(0)] if carried is not None else [()] * block.depth
@@ -137,8 +138,7 @@ def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
         read.unbind(0),
         through,
         block.bias.unbind(0),
-        (gain * first).unbind(0),
-        out.unbind(0),
+        packed.unbind(0),
         block.output_bias.unbind(0),
         [None] * block.depth if scale is None else scale.unbind(0),
         strict=True,
@@ -149,13 +149,14 @@ def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
                 NeuronLayer({l: w}, b, sigma)
                 for l, (w, b) in enumerate(zip((c1, *cs), bias.unbind(0), strict=True))
             ),
-            {0: y0, **dict(enumerate(ys.unbind(0), start=1))},
+            dict(enumerate(read_out.split((p, *[h] * n), -1))),
             d,
             gain,
             ScaleWitness(gain, psi),
             p,
+            read_out,
         )
-        for c1, cs, bias, y0, ys, d, psi in columns
+        for c1, cs, bias, read_out, d, psi in columns
     ]
 
 

@@ -38,7 +38,7 @@ class PPOConfig:
     """weight of the next step's reward against this one's"""
     trace: float = 0.95
     """λ of generalised advantage estimation"""
-    rate: float = 3e-3
+    rate: float = 2e-3
     """initial learning rate, falling linearly to zero"""
     epochs: int = 8
     """passes over each rollout"""
@@ -46,7 +46,7 @@ class PPOConfig:
     """parts that a pass is cut into"""
     ratio_clip: float = 0.2
     """largest useful change of an action's probability"""
-    exploration: float = 0.5
+    exploration: float = 1.0
     """initial standard deviation of the exploration noise, as a fraction of the action limit"""
     value_width: int = 64
     """neurons in each of the two hidden layers of the value"""

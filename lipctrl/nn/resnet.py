@@ -164,7 +164,7 @@ class LipschitzResNet(CertifiedModule):
             self.trunk.bias[resting] -= 6.0 * usual
             for factor in self.trunk.modules():
                 if isinstance(factor, Semiorthogonal):
-                    factor.weight *= inertia
+                    factor.weight.mul_(inertia)
 
     def fold(self) -> Explicit:
         # The gain is split evenly between both ends; each end pays for the rounding of its own product.

@@ -147,3 +147,11 @@ def test_errors_say_the_remedy(double_integrator):
         )
     with pytest.raises(ValueError, match="observations"):
         structured_test(double_integrator, IncrementalBall([[-1.0]], 0.1))
+
+
+def test_a_gain_of_zero_is_reached_through_deep_networks(network):
+    """At k = 0 no neuron acts on the plant any more: the search must not divide by that."""
+    stable = control.ss([[0.9, 0.1], [-0.2, 0.8]], [[0.0], [0.1]], np.eye(2), np.zeros((2, 1)), 0.1)
+    inner = rules.series(network(0, 2, 2, 4, 1.0), network(1, 2, 1, 4, 0.5))
+    margin = structured_gain_margin(stable, rules.centered([[-0.1, -0.1]], inner), tolerance=0.1, limit=2.0)
+    assert margin.lower == 0.0

@@ -98,6 +98,7 @@ def test_the_site_builds_strictly_and_offline(tmp_path):
         cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "plots.loop_response" in re.sub("<[^>]+>", "", (tmp_path / "gallery" / "index.html").read_text())
     for page in tmp_path.rglob("*.html"):
         fetched = re.findall(
             r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"']?(https?:[^\"' >]+)", page.read_text()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from lipctrl.arithmetic import Enclosure
 from lipctrl.certificate import Certificate
 from lipctrl.positivity import NotProvedError
@@ -34,7 +36,8 @@ def smallest_proved(
         constant = math.nextafter(estimate + shift, -math.inf if claim == "inverse" else math.inf)
         node = build(max(constant, 0.0) if claim != "one-sided" else constant)
         try:
-            RULES[node.rule].prove(node, Enclosure)
+            with np.errstate(over="ignore", invalid="ignore"):
+                RULES[node.rule].prove(node, Enclosure)
         except NotProvedError as error:
             reason = str(error)
             continue

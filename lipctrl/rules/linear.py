@@ -70,7 +70,8 @@ def spectral_norm_bound(weight: np.ndarray) -> float:
         # Beside subnormal numbers a relative slack rounds to nothing.
         gain = estimate * (1.0 + slack) + slack * 2.0**-1000
         try:
-            prove_spectral_norm(weight, gain, Enclosure)
+            with np.errstate(over="ignore", invalid="ignore"):
+                prove_spectral_norm(weight, gain, Enclosure)
         except NotProvedError:
             continue
         return gain

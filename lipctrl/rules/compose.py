@@ -26,7 +26,6 @@ from lipctrl.rules.base import (
     sqrt_up,
 )
 
-
 MOST_REPEATS = 10_000
 
 

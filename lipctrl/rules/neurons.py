@@ -30,7 +30,6 @@ from lipctrl.positivity import Blocks, NotProvedError, prove_positive_semidefini
 from lipctrl.rules.base import Kind, Rule, evaluate, exact, register, require
 from lipctrl.rules.linear import SLACKS
 
-
 # A read-out of more layers than this is bordered instead of squared, which keeps the proof linear in depth.
 MANY_SOURCES = 2
 

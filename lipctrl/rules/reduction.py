@@ -55,6 +55,7 @@ def reduce_graph(graph: Graph, slopes: Slopes, kind: Kind) -> Reduced:
     sizes, free, kept, maps = [graph.sizes[0]], [], [], []
     for l, (low, high) in enumerate(slopes, start=1):
         drive = _combine(graph.sources[l - 1], states, kind)
+        low, high = _quiet(drive, low, high, graph.groups[l - 1])
         loose = np.flatnonzero(low != high)
         tight = np.flatnonzero(low == high)
         free.append(loose)
@@ -68,6 +69,18 @@ def reduce_graph(graph: Graph, slopes: Slopes, kind: Kind) -> Reduced:
         if len(loose):
             states[-1][l] = kind.exact(np.eye(len(low))[:, loose])
     return Reduced(sizes, free, kept, maps, _combine(graph.sources[-1], states, kind))
+
+
+def _quiet(
+    drive: dict[int, Any], low: np.ndarray, high: np.ndarray, group: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the slope 0 to neurons whose pre-activation is constant: exact zero rows move nothing."""
+    if group > 1:
+        return low, high
+    moving = np.zeros(len(low), dtype=bool)
+    for matrix in drive.values():
+        moving |= ~matrix.zero_rows()
+    return np.where(moving, low, 0.0), np.where(moving, high, 0.0)
 
 
 def _substituted(drive: dict[int, Any], slope: np.ndarray, tight: np.ndarray, kind: Kind) -> dict[int, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from fractions import Fraction
 
@@ -18,7 +19,7 @@ KINDS = [Enclosure, Dyadic]
 
 def proves(matrix: np.ndarray, kind=Enclosure, cuts: tuple[int, ...] = ()) -> bool:
     edges = [0, *cuts, len(matrix)]
-    sizes = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    sizes = [b - a for a, b in itertools.pairwise(edges)]
     blocks = {
         (i, j): kind.exact(matrix[edges[i] : edges[i + 1], edges[j] : edges[j + 1]])
         for i in range(len(sizes))

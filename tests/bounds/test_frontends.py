@@ -1,0 +1,312 @@
+"""Front ends: what is read is what runs, and what has no rule is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import lipctrl
+from lipctrl.bounds import UnsupportedOperationError, read_network
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(width, hidden), nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x):
+        return x + 0.3 * self.b(F.relu(self.a(x)))
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(10, 4)
+        self.register_buffer("k", torch.tensor([1.0, 2.0, -3.0, 0.1]))
+
+    def forward(self, x):
+        h = torch.cat([torch.tanh(self.a(x)), x], -1)
+        u, v = self.b(h).chunk(2, -1)
+        return torch.cat([v - 1.0, -u], dim=-1) / 2 + self.k * x[..., 0:4] - self.k
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features = 4
+        self.w = nn.Parameter(torch.randn(5, 4))
+        self.v = nn.Parameter(torch.randn(5, 2))
+
+    def forward(self, x):
+        h = F.leaky_relu(F.linear(x, self.w), 0.2)
+        h = F.dropout(h, 0.5, training=self.training)
+        h = torch.add(h, F.softplus(h), alpha=0.5).sigmoid()
+        return torch.flatten(h @ self.v, 1)
+
+
+MODULES = {
+    "mlp": lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)),
+    "resnet": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 6), Block(6, 9), nn.SiLU(), Block(6, 9), nn.Linear(6, 2)
+    ),
+    "no bias": lambda: nn.Sequential(nn.Linear(4, 8, bias=False), nn.GELU(), nn.Linear(8, 3, bias=False)),
+    "dropout": lambda: nn.Sequential(
+        nn.Linear(4, 8), nn.Dropout(0.9), nn.ELU(), nn.Identity(), nn.Linear(8, 3)
+    ),
+    "linear twice": lambda: nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Softsign(), nn.Linear(8, 3)),
+    "branches": Branches,
+    "functional": Functional,
+    "activation last": lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh()),
+    "activation first": lambda: nn.Sequential(nn.Hardtanh(), nn.Linear(4, 3), nn.Softshrink(0.2)),
+    "linear": lambda: nn.Linear(4, 2),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_read_as_it_runs(name):
+    torch.manual_seed(3)
+    net = MODULES[name]()
+    cert = lipctrl.certify(net)
+    assert lipctrl.check(cert).ok
+    assert net.training
+    x = torch.randn(64, cert.in_features, dtype=torch.float64)
+    expected = net.double().eval()(x).detach().numpy()
+    assert np.allclose(cert.evaluate(x.numpy()), expected, atol=1e-10, rtol=1e-10)
+    assert lipctrl.lipschitz_lower_bound(net, seed=2) <= cert.gain
+    product = lipctrl.certify(net.float(), "product")
+    assert product.gain >= lipctrl.lipschitz_lower_bound(product)
+    assert np.allclose(product.evaluate(x.numpy()), expected, atol=1e-5)
+
+
+class Product(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return x * self.a(x)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else x
+
+
+class Call(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.a, self.function = nn.Linear(2, 2), function
+
+    def forward(self, x):
+        return self.function(self.a(x))
+
+
+REFUSED = {
+    "Conv1d": lambda: nn.Sequential(nn.Linear(2, 2), nn.Conv1d(1, 1, 1)),
+    "Conv2d": lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(2, 2)),
+    "BatchNorm1d": lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
+    "LayerNorm": lambda: nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)),
+    "Softmax": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1)),
+    "ReLU6": lambda: nn.Sequential(nn.Linear(2, 2), nn.ReLU6()),
+    "PReLU": lambda: nn.Sequential(nn.Linear(2, 2), nn.PReLU()),
+    "Bilinear": lambda: nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)),
+    "GELU": lambda: nn.Sequential(nn.Linear(2, 2), nn.GELU(approximate="tanh")),
+    "ELU": lambda: nn.Sequential(nn.Linear(2, 2), nn.ELU(2.0)),
+    "Softplus": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softplus(beta=3.0)),
+    "Hardtanh": lambda: nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(-2.0, 2.0)),
+    "mul": Product,
+    "Branching": Branching,
+    "exp": lambda: Call(torch.exp),
+    "norm": lambda: Call(torch.norm),
+    "softmax": lambda: Call(lambda v: F.softmax(v, -1)),
+    "pow": lambda: Call(lambda v: v**2),
+    "flatten": lambda: Call(lambda v: torch.flatten(v)),
+    "dropout": lambda: Call(lambda v: F.dropout(v, 0.5)),
+    "getitem": lambda: Call(lambda v: v[0]),
+    "cat": lambda: Call(lambda v: torch.cat([v, v], 0)),
+    "truediv": lambda: Call(lambda v: 1.0 / v),
+    "transpose": lambda: Call(lambda v: v.transpose(0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_operation_without_a_rule_is_refused_by_name(name):
+    with pytest.raises(UnsupportedOperationError, match=name):
+        lipctrl.certify(REFUSED[name]())
+
+
+def test_lipctrl_networks_bring_their_own_certificate_or_are_bounded_anew():
+    torch.manual_seed(0)
+    net = lipctrl.LipschitzResNet(3, 2, lipschitz=2.0, width=8, depth=2)
+    assert lipctrl.certify(net).digest == net.certificate().digest
+    for method in ("product", "eclipse-fast", "lipsdp"):
+        cert = lipctrl.certify(net.export(), method)
+        assert lipctrl.check(cert).ok
+        assert cert.gain >= lipctrl.lipschitz_lower_bound(net)
+    assert cert.gain <= net.certificate().gain * (1 + 1e-5)
+    x = torch.randn(16, 3)
+    assert np.allclose(cert.evaluate(x.numpy()), net(x).detach().numpy(), atol=1e-5)
+    assert lipctrl.certify(net, region=(-0.1, 0.1)).gain <= 2.0 * (1 + 1e-5)
+
+
+def test_layers_and_safetensors_agree_with_torch(tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    net = nn.Sequential(*(m for i in range(11) for m in (nn.Linear(3, 3), nn.Tanh()))).append(nn.Linear(3, 2))
+    save_file(net.state_dict(), tmp_path / "n.safetensors")
+    cert = lipctrl.certify(tmp_path / "n.safetensors", "eclipse-fast", activation="tanh")
+    x = torch.randn(9, 3, dtype=torch.float64)
+    assert np.allclose(cert.evaluate(x.numpy()), net.double()(x).detach().numpy(), atol=1e-12)
+    save_file({"conv.weight": torch.zeros(2, 2, 3)}, tmp_path / "bad.safetensors")
+    with pytest.raises(UnsupportedOperationError, match=r"conv\.weight"):
+        lipctrl.certify(tmp_path / "bad.safetensors", activation="relu")
+    with pytest.raises(ValueError, match=r"\.onnx"):
+        lipctrl.certify(tmp_path / "n.pickle")
+
+
+class TestOnnx:
+    def save(self, path, nodes, initializers, features: int = 3):
+        onnx = pytest.importorskip("onnx")
+        helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", kind, ["n", features])],
+            [helper.make_tensor_value_info("y", kind, None)],
+            [onnx.numpy_helper.from_array(np.float32(v), k) for k, v in initializers.items()],
+        )
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path)
+        )
+        return path
+
+    def test_a_residual_graph_is_read_as_onnxruntime_runs_it(self, tmp_path):
+        helper = pytest.importorskip("onnx").helper
+        runtime = pytest.importorskip("onnxruntime")
+        rng = np.random.default_rng(0)
+        nodes = [
+            helper.make_node("Gemm", ["x", "w", "b"], ["h"], transB=1),
+            helper.make_node("LeakyRelu", ["h"], ["r"], alpha=0.25),
+            helper.make_node("MatMul", ["r", "v"], ["m"]),
+            helper.make_node("Add", ["m", "c"], ["a"]),
+            helper.make_node("Add", ["a", "x"], ["s"]),
+            helper.make_node("Mul", ["s", "k"], ["p"]),
+            helper.make_node("Concat", ["p", "x"], ["y"], axis=-1),
+        ]
+        arrays = {"w": rng.normal(size=(5, 3)), "b": rng.normal(size=5), "v": rng.normal(size=(5, 3))}
+        arrays |= {"c": rng.normal(size=3), "k": np.array(0.5)}
+        path = self.save(tmp_path / "m.onnx", nodes, arrays)
+        cert = lipctrl.certify(path)
+        x = rng.normal(size=(7, 3)).astype(np.float32)
+        (y,) = runtime.InferenceSession(str(path)).run(None, {"x": x})
+        assert np.allclose(cert.evaluate(x), y, atol=1e-5)
+        assert lipctrl.check(cert).ok
+
+    @pytest.mark.parametrize("kind", ["Softmax", "Exp", "LayerNormalization", "Conv", "ReduceSum"])
+    def test_unknown_operators_are_refused_by_name(self, tmp_path, kind):
+        helper = pytest.importorskip("onnx").helper
+        path = self.save(tmp_path / "m.onnx", [helper.make_node(kind, ["x", "w"], ["y"])], {"w": np.eye(3)})
+        with pytest.raises(UnsupportedOperationError, match=kind):
+            lipctrl.certify(path)
+
+
+class TestPeerDefects:
+    """Mistakes that published tools make on other people's networks, each one a test here."""
+
+    def test_residual_connections_count(self):
+        """A tool that collects nn.Linear only certified 0.07 for a residual network of gain 1."""
+        net = Block(4, 4)
+        for p in net.parameters():
+            nn.init.constant_(p, 0.01)
+        cert = lipctrl.certify(net)
+        assert cert.gain >= lipctrl.lipschitz_lower_bound(net) >= 1.0 - 1e-6
+
+    def test_silu_is_steeper_than_one(self):
+        net = nn.Sequential(nn.Linear(1, 1), nn.SiLU())
+        nn.init.constant_(net[0].weight, 1.0)
+        for method in ("product", "eclipse-fast", "lipsdp"):
+            assert lipctrl.certify(net, method).gain >= 1.0998
+
+    def test_layers_without_bias(self):
+        cert = lipctrl.certify(
+            nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False))
+        )
+        assert lipctrl.check(cert).ok
+
+    def test_a_fallback_is_announced(self, monkeypatch):
+        from lipctrl.bounds import methods
+        from lipctrl.bounds.barrier import SolverError
+
+        def broken(*_args, **_keywords):
+            raise SolverError("no progress")
+
+        monkeypatch.setattr(methods, "solve", broken)
+        layers = [np.eye(2), np.eye(2)]
+        cert = lipctrl.certify(layers, activation="relu")
+        assert cert.note["failed"] == {"lipsdp": "no progress"}
+        assert cert.note["method"] == "eclipse-fast"
+        with pytest.raises(SolverError, match="no progress"):
+            lipctrl.certify(layers, "lipsdp", activation="relu")
+
+    def test_multipliers_that_couple_neurons_are_not_believed(self):
+        """LipSDP's "network" form adds λ_ij(e_i - e_j)(e_i - e_j)ᵀ and is unsound: its bound fails on this network."""
+        rng = np.random.default_rng(0)
+        for seed in range(20):
+            w1, w2 = rng.standard_normal((4, 2)), rng.standard_normal((1, 4))
+            cert = lipctrl.certify([w1, w2], "lipsdp", activation="relu")
+            assert lipctrl.lipschitz_lower_bound(cert, seed=seed) <= cert.gain
+            assert set(cert.witness) == {"multiplier1"}
+
+    def test_norms_are_not_bounded_by_unfinished_power_iteration(self):
+        """Nearly equal singular values: a few power steps from a bad start report too little."""
+        rng = np.random.default_rng(0)
+        q, _ = np.linalg.qr(rng.standard_normal((50, 50)))
+        p, _ = np.linalg.qr(rng.standard_normal((50, 50)))
+        w = q @ np.diag(np.concatenate([[1.0], np.full(49, 0.999)])) @ p
+        assert lipctrl.certify([w]).gain >= 1.0
+        assert lipctrl.certify([w]).gain <= 1.0 + 1e-9
+
+
+class TestLowerBound:
+    def test_it_finds_the_norm_of_linear_maps(self):
+        torch.manual_seed(0)
+        net = nn.Linear(20, 10)
+        norm = np.linalg.norm(net.weight.detach().double().numpy(), 2)
+        assert lipctrl.lipschitz_lower_bound(net) == pytest.approx(norm, rel=1e-4)
+        assert lipctrl.lipschitz_lower_bound(lipctrl.certify(net)) == pytest.approx(norm, rel=1e-4)
+
+    def test_it_finds_a_steep_place(self):
+        """tanh(8 x): the slope 8 is attained near zero only."""
+        net = nn.Sequential(nn.Linear(1, 1), nn.Tanh())
+        nn.init.constant_(net[0].weight, 8.0)
+        nn.init.constant_(net[0].bias, 0.0)
+        assert lipctrl.lipschitz_lower_bound(net) > 7.5
+        assert lipctrl.lipschitz_lower_bound(net, region=(2.0, 3.0)) < 1e-6
+
+    def test_it_is_reproducible_and_leaves_the_module_alone(self):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        before = [p.clone() for p in net.parameters()]
+        assert lipctrl.lipschitz_lower_bound(net, seed=4) == lipctrl.lipschitz_lower_bound(net, seed=4)
+        assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+        assert all(p.requires_grad for p in net.parameters())
+        assert net[0].weight.dtype == torch.float32
+
+    def test_what_it_cannot_read_is_named(self):
+        with pytest.raises(TypeError, match="float"):
+            lipctrl.lipschitz_lower_bound(3.0)
+        with pytest.raises(ValueError, match="region"):
+            lipctrl.lipschitz_lower_bound(nn.Linear(2, 2), region=(1.0, 0.0))
+
+
+def test_neutral_networks_report_their_size():
+    net = read_network([np.ones((5, 3)), np.ones((4, 5)), np.ones((2, 4))], "relu")
+    assert (net.in_features, net.out_features, net.neurons) == (3, 2, 9)

@@ -72,10 +72,12 @@ class Path:
         outer, inner = q.j.mid + q.l.mid @ g, q.w.mid @ g
         phi = outer.conj().swapaxes(-1, -2) @ outer - inner.conj().swapaxes(-1, -2) @ inner
         phi = np.where(np.isfinite(phi), phi, 0.0)
-        lowest = np.linalg.eigvalsh(phi)[:, 0]
+        spectrum = np.linalg.eigvalsh(phi)
+        lowest = spectrum[:, 0]
         bend = self._u.mid + self._v.mid @ g
         out = lowest.copy()
-        good = lowest > 0.0
+        # Nearer to singular than rounding resolves, Φ itself is the value: what follows must prove it anyway.
+        good = lowest > 1e-13 * np.abs(spectrum).max(axis=1, initial=0.0)
         if good.any():
             b = np.where(np.isfinite(bend[good]), bend[good], 0.0)
             gram = b @ np.linalg.solve(phi[good], b.conj().swapaxes(-1, -2))

@@ -12,6 +12,7 @@ import numpy as np
 from lipctrl.analysis.ball import IncrementalBall, as_ball
 from lipctrl.analysis.contraction import Contraction, fastest_contraction, find_contraction, marginal_decay
 from lipctrl.analysis.loop import BallTest, ball_test
+from lipctrl.analysis.margins import incremental_gain_margin
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
 from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop, slope_loop
@@ -191,28 +192,14 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     )
 
 
-def _edge(holds: Callable[[float], bool], inside: float, outside: float, tolerance: float) -> float:
-    """Return a point where `holds` is true, within a relative tolerance of where it turns false."""
-    while abs(outside - inside) > tolerance * max(abs(inside), 1e-3):
-        middle = 0.5 * (inside + outside)
-        inside, outside = (middle, outside) if holds(middle) else (inside, middle)
-    return inside
-
-
-def _ball_interval(holds: Callable[[float], bool], limit: float, tolerance: float) -> tuple[float, float]:
-    """Return the ends of the interval around 1 on which the ball test holds, (nan, nan) when it fails at 1."""
-    if not holds(1.0):
+def _ball_interval(
+    system: Realization, ball: IncrementalBall, form: str, limit: float
+) -> tuple[float, float]:
+    """Return the proved ends of the ball's gain margin, (nan, nan) when the ball test fails at 1."""
+    if ball_test(system, ball).verdict is not Verdict.CERTIFIED:
         return math.nan, math.nan
-    high = 1.0
-    while high < limit and holds(min(2.0 * high, limit)):
-        high = min(2.0 * high, limit)
-    upper = high if high >= limit else _edge(holds, high, min(2.0 * high, limit), tolerance)
-    low = 1.0
-    while low > 1e-6 and holds(0.5 * low):
-        low *= 0.5
-    if low <= 1e-6 and holds(0.0):
-        return 0.0, upper
-    return _edge(holds, low, 0.5 * low, tolerance), upper
+    margin = incremental_gain_margin(system, ball, "policy" if form == "policy" else "residual")
+    return margin.lower, min(margin.upper, limit)
 
 
 class _Walk:
@@ -262,8 +249,8 @@ def structured_gain_margin(
     """Return gains k by which the policy may be scaled with the loop still certified, from its own neurons.
 
     `lower` and `upper` bound an interval of which every k is proved: each step of the search carries one P and Λ that
-    prove both of its ends, and with them all gains between. `ball_*` are the ends that the ball test finds by
-    bisection, and the interval is never smaller than theirs. Sign: u = π(y).
+    prove both of its ends, and with them all gains between. `ball_*` are the ends of `incremental_gain_margin`,
+    and the interval is never smaller than theirs. Sign: u = π(y).
 
     Parameters
     ----------
@@ -296,14 +283,6 @@ def structured_gain_margin(
     fixed = None if form == "policy" else ball.center
     chosen = next((c for c in candidates if c.scope == test.scope), candidates[-1])
 
-    def scaled_ball(k: float) -> IncrementalBall:
-        if form == "policy":
-            return ball.scaled(k)
-        return IncrementalBall(ball.center, k * ball.radius, ball.scope)
-
-    def ball_holds(k: float) -> bool:
-        return ball_test(system, scaled_ball(k)).verdict is Verdict.CERTIFIED
-
     def loop_at(k: float) -> SlopeLoop | None:
         return slope_loop(system, chosen.graph, factor=k, fixed=fixed)
 
@@ -311,7 +290,7 @@ def structured_gain_margin(
     if test.method == "structured":
         walk = _Walk(loop_at, tolerance)
         lower, upper = walk.run(0.0), walk.run(limit)
-    ball_lower, ball_upper = _ball_interval(ball_holds, limit, min(tolerance, 1e-4))
+    ball_lower, ball_upper = _ball_interval(system, ball, form, limit)
     if test.scope != (SATURATED,) or not ball.scope:
         lower, upper = np.fmin(lower, ball_lower), np.fmax(upper, ball_upper)
     return StructuredMargin(float(lower), float(upper), ball_lower, ball_upper, form, limit, test.scope)

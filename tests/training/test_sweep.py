@@ -298,7 +298,7 @@ def test_a_job_that_always_dies_is_given_up_and_failures_carry_their_reason(tmp_
     pytest.importorskip("ray")
     # In a process of its own: functions of this test module are not importable on a worker.
     script = """
-import os, signal
+import json, os, signal
 from lipctrl.runs.executor import run_jobs
 
 def job(settings):
@@ -309,16 +309,18 @@ def job(settings):
     return {"answer": settings["do"]}
 
 jobs = {name: {"do": name} for name in ("die", "fail", "work")}
-for o in run_jobs(job, jobs, workers=2, max_retries=1):
-    print(o.key, o.value, o.attempts, o.error, sep="|")
+outcomes = {o.key: [o.value, o.attempts, o.error] for o in run_jobs(job, jobs, workers=2, max_retries=1)}
+# Not printed: Ray writes to the standard output as it pleases.
+with open("outcomes.json", "w") as stream:
+    json.dump(outcomes, stream)
 """
-    finished = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    lines = sorted(line for line in finished.stdout.splitlines() if line.count("|") == 3)
-    assert lines[0].startswith("die|None|2|the worker died in all of 2 attempts"), finished.stdout
-    assert lines[1] == "fail|None|1|ValueError: this one cannot work"
-    assert lines[2] == "work|{'answer': 'work'}|1|None"
+    subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=tmp_path, check=True)
+    outcomes = json.loads((tmp_path / "outcomes.json").read_text())
+    value, attempts, error = outcomes["die"]
+    assert (value, attempts) == (None, 2)
+    assert error.startswith("the worker died in all of 2 attempts")
+    assert outcomes["fail"] == [None, 1, "ValueError: this one cannot work"]
+    assert outcomes["work"] == [{"answer": "work"}, 1, None]
 
 
 def test_jobs_run_in_order_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

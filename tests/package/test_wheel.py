@@ -33,7 +33,17 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel):
 @pytest.mark.slow
 def test_the_demo_runs_from_the_wheel(wheel, tmp_path):
     target = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(target),
+        str(wheel),
+    ]
     subprocess.run(install, check=True, capture_output=True, timeout=300)
     # Isolated from the repository: only the wheel's files can be imported under these names.
     code = "import sys, lipctrl; assert lipctrl.__file__.startswith(sys.argv[1]); print('from the wheel')"

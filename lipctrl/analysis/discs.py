@@ -56,7 +56,14 @@ def pencil_discs(
     Complex eigenvectors of a real pencil must come as neighbouring conjugate pairs, the positive imaginary
     part first, as LAPACK returns them.
     """
-    centers = np.asarray(centers, dtype=np.complex128)
+    # What overflows ends in infinite or undefined radii, which prove nothing.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _pencil_discs(x, y, np.asarray(centers, dtype=np.complex128), vectors, infinite, discrete)
+
+
+def _pencil_discs(
+    x: MidRad, y: MidRad | None, centers: np.ndarray, vectors: np.ndarray, infinite: int, discrete: bool
+) -> Discs:
     unknown = Discs(centers, np.full(len(centers), np.inf), vectors)
     if not (np.isfinite(centers).all() and np.isfinite(vectors).all()):
         return unknown

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.linalg.lapack
 
 UNIT = 2.0**-53
 TINY = 2.0**-1000
@@ -148,7 +149,8 @@ class MidRad:
             return 0.0
         size = self.magnitude()
         inflate = 1.0 + rounding(rows + columns)
-        crude = float(np.sqrt(size.sum(axis=0).max() * size.sum(axis=1).max())) * inflate
+        # Roots first: the product of the sums could underflow.
+        crude = math.sqrt(float(size.sum(axis=0).max())) * math.sqrt(float(size.sum(axis=1).max())) * inflate
         if crude == 0.0:
             return 0.0
         # Scaled to order one so that the squares below neither overflow nor underflow.
@@ -228,3 +230,11 @@ def _leading(values: np.ndarray, bits: int, axis: int) -> tuple[np.ndarray, np.n
     power = np.where(peak > 0.0, np.ldexp(1.0, np.frexp(peak)[1]), 0.0)
     grid = np.expand_dims(power * (0.75 * 2.0 ** (53 - bits)), axis)
     return (values + grid) - grid, power
+
+
+def equilibrate(matrix: np.ndarray) -> np.ndarray:
+    """Return powers of two t for which t⁻¹·matrix·t has rows and columns of similar size (LAPACK's balancing)."""
+    gebal = scipy.linalg.lapack.zgebal if np.iscomplexobj(matrix) else scipy.linalg.lapack.dgebal
+    _, _, _, scale, info = gebal(matrix, scale=1, permute=0)
+    usable = info == 0 and np.isfinite(scale).all() and (scale > 0.0).all()
+    return scale if usable else np.ones(len(matrix))

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
-from lipctrl.analysis.midrad import UNIT, MidRad, block
+from lipctrl.analysis.midrad import UNIT, MidRad, block, equilibrate
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Realization:
         """Return the same system in states x̃ = x/t that equilibrate A, and t (powers of two: no rounding)."""
         if self.states == 0:
             return self, np.ones(0)
-        _, (t, _) = scipy.linalg.matrix_balance(self.A, permute=False, separate=True)
+        t = equilibrate(self.A)
         rows, columns = 1.0 / t[:, None], t[None, :]
 
         def scaled(matrix: MidRad, factor: np.ndarray) -> MidRad:
@@ -123,7 +122,8 @@ def as_realization(plant: Any, name: str = "plant") -> Realization:
     if _is_system(plant):
         return _from_system(plant, name)
     try:
-        gain = np.asarray(plant, dtype=np.float64)
+        # None would become NaN.
+        gain = np.asarray("" if plant is None else plant, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(
             f"{name} is a {type(plant).__name__}; expected control.StateSpace, control.TransferFunction or an "

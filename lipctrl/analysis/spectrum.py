@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,7 +10,7 @@ import numpy as np
 import scipy.linalg
 
 from lipctrl.analysis.discs import Discs, eigenvalue_discs
-from lipctrl.analysis.midrad import MidRad, smallest_eigenvalue_bound
+from lipctrl.analysis.midrad import MidRad, equilibrate, smallest_eigenvalue_bound
 
 
 class Stability(StrEnum):
@@ -55,7 +56,8 @@ def internal_stability(a: MidRad, *, discrete: bool) -> SpectrumReport:
     critical = complex(discs.centers[int(np.argmax(excess))])
     if (excess + discs.radii * (1.0 + 1e-12) < 0.0).all():
         return SpectrumReport(Stability.STABLE, discs, critical)
-    size = float(np.linalg.norm(scipy.linalg.matrix_balance(a.mid, permute=False)[0]))
+    t = equilibrate(a.mid)
+    size = float(np.linalg.norm(a.mid * (t[None, :] / t[:, None])))
     backward = 10.0 * n * np.finfo(float).eps * max(size, 1.0 if discrete else 0.0)
     if excess.max() >= -backward:
         return SpectrumReport(Stability.UNSTABLE, discs, critical)
@@ -66,14 +68,18 @@ def internal_stability(a: MidRad, *, discrete: bool) -> SpectrumReport:
 
 def _lyapunov_proof(a: MidRad, discrete: bool) -> bool:
     """Prove stability by P ≻ 0 with AᵀP + PA ≺ 0 (discrete: AᵀPA - P ≺ 0), from an untrusted P."""
-    scaled, scaling = scipy.linalg.matrix_balance(a.mid, permute=False)
-    rad = None if a.rad is None else a.rad * (np.diag(scaling)[None, :] / np.diag(scaling)[:, None])
-    balanced = MidRad(scaled, rad)
+    t = equilibrate(a.mid)
+    grid = t[None, :] / t[:, None]
+    scaled = a.mid * grid
+    balanced = MidRad(scaled, None if a.rad is None else a.rad * grid)
     eye = np.eye(a.shape[0])
     solve = scipy.linalg.solve_discrete_lyapunov if discrete else scipy.linalg.solve_continuous_lyapunov
     try:
-        guess = solve(scaled.T, eye if discrete else -eye)
-    except (np.linalg.LinAlgError, ValueError):
+        # A warning of a near-singular equation is a failed guess.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            guess = solve(scaled.T, eye if discrete else -eye)
+    except (np.linalg.LinAlgError, ValueError, Warning):
         return False
     if not np.isfinite(guess).all():
         return False

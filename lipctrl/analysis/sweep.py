@@ -101,8 +101,9 @@ class ModalSweep:
 
     def state_peaks(self) -> np.ndarray:
         """Return, for each state, its largest squared gain from the input over the grid."""
-        x = self.vectors @ (self._resolvent(self.grid())[:, :, None] * self.b)
-        size = (np.abs(x) ** 2).sum(axis=2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = self.vectors @ (self._resolvent(self.grid())[:, :, None] * self.b)
+            size = (np.abs(x) ** 2).sum(axis=2)
         return np.where(np.isfinite(size), size, 0.0).max(axis=0)
 
     def minimizer(self) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -204,8 +205,5 @@ def _stretch(path: Path, here: Proof, there: float) -> tuple[Proof | None, bool]
 
 def _root(path: Path, inside: float, outside: float) -> float:
     """Return where the sampled minimum of Φ changes its sign."""
-    return float(
-        scipy.optimize.brentq(
-            lambda at: path.sample(at)[0], inside, outside, xtol=1e-15, rtol=1e-11, maxiter=60
-        )
-    )
+    find: Any = scipy.optimize.brentq
+    return float(find(lambda at: path.sample(at)[0], inside, outside, xtol=1e-15, rtol=1e-11, maxiter=60))

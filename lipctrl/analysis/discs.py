@@ -69,22 +69,22 @@ def _pencil_discs(
         return unknown
     real = not any(m is not None and np.iscomplexobj(m.mid) for m in (x, y))
     pairs = real and np.iscomplexobj(vectors)
-    first = np.flatnonzero(centers.imag > 0.0) if pairs else np.zeros(0, dtype=int)
+    first = np.flatnonzero(np.imag(centers) > 0.0) if pairs else np.zeros(0, dtype=int)
     basis = _real_basis(vectors, first) if pairs else vectors
     found = _error(x, y, centers, basis, first, infinite)
     if found is None:
         return unknown
     value, error = found
     magnitude = _complex_magnitudes(value, error, first) if pairs else np.abs(value) + error
-    margin = np.abs(1.0 - np.abs(centers)) if discrete else np.abs(centers.real)
+    margin = np.abs(1.0 - np.abs(centers)) if discrete else np.abs(np.real(centers))
     weights = _weights(magnitude, margin)
     radii = (magnitude @ weights) / weights * (1.0 + 4.0 * rounding(len(centers)))
     return Discs(centers, radii, vectors)
 
 
 def _real_basis(vectors: np.ndarray, first: np.ndarray) -> np.ndarray:
-    basis = vectors.real.copy()
-    basis[:, first + 1] = vectors.imag[:, first]
+    basis = np.real(vectors).copy()
+    basis[:, first + 1] = np.imag(vectors)[:, first]
     return basis
 
 
@@ -96,9 +96,10 @@ def _times_eigenvalues(
         product = z * centers
         return product, np.abs(product)
     second = first + 1
-    product = z * centers.real
+    product = z * np.real(centers)
     size = np.abs(product)
-    a, b = z[:, first] * centers.imag[first], z[:, second] * centers.imag[first]
+    imaginary = np.imag(centers)[first]
+    a, b = z[:, first] * imaginary, z[:, second] * imaginary
     # (v + jw)(α + jβ): the real part takes αv - βw, the imaginary part αw + βv.
     product[:, first] -= b
     product[:, second] += a

@@ -7,6 +7,7 @@ closed loop of plant and all-pass is a finite system whose poles anybody can com
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def all_pass(direction: np.ndarray, omega: float, sample_time: float) -> LinearP
     row, column = row * turn, column / turn
     top = math.inf if sample_time == 0.0 else math.pi / sample_time
     if omega == 0.0 or omega >= top * (1.0 - 1e-12):
-        return LinearPolicy.static(float(sizes[0]) * np.outer(column, row).real)
+        return LinearPolicy.static(float(sizes[0]) * np.real(np.outer(column, row)))
     nu = omega if sample_time == 0.0 else math.tan(0.5 * omega * sample_time)
     first = [_phase_filter(complex(z), nu, sample_time > 0.0) for z in row]
     second = [_phase_filter(complex(z), nu, sample_time > 0.0) for z in column]
@@ -200,7 +201,7 @@ def _members(
             "a static linear policy in the ball" if policy.a.size == 0 else "an all-pass policy in the ball"
         )
         yield kind, policy.plus(center)
-        left, _, right = np.linalg.svd(looped.real)
+        left, _, right = np.linalg.svd(np.real(looped))
         real = radius * np.outer(right[0], left[:, 0])
         yield "a static linear policy in the ball", LinearPolicy.static(center + real)
         yield "a static linear policy in the ball", LinearPolicy.static(center - real)
@@ -208,7 +209,7 @@ def _members(
 
 def _oscillation(pole: complex, plant: Realization) -> float:
     if plant.is_discrete:
-        return abs(np.angle(pole)) / plant.sample_time
+        return abs(cmath.phase(pole)) / plant.sample_time
     return abs(pole.imag)
 
 

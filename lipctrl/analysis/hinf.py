@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,8 +78,9 @@ def hinf_norm(sys: Any) -> HinfNorm:
 def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
     """Return the enclosure of the H∞ norm of a realisation whose spectrum was examined before."""
     if not spectrum.is_stable:
+        assert spectrum.critical is not None  # only a system with poles can fail
         pole = spectrum.critical
-        frequency = abs(np.angle(pole)) / system.sample_time if system.is_discrete else abs(pole.imag)
+        frequency = abs(cmath.phase(pole)) / system.sample_time if system.is_discrete else abs(pole.imag)
         word = "is not stable" if spectrum.stability is Stability.UNSTABLE else "is not provably stable"
         note = f"the pole {_format(pole)} {word}"
         return HinfNorm(math.inf, math.inf, float(frequency), spectrum.stability, note)

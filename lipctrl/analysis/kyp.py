@@ -43,7 +43,7 @@ def kyp_proof(form: PopovForm, level: float, attained: float, sweep: ModalSweep)
         forward = p @ form.system.a
         corner, side = forward + forward.H + form.q, p @ form.system.b + form.s
     matrix = block([[corner, side], [side.H, r]])
-    diagonal = matrix.mid.diagonal().real
+    diagonal = np.real(matrix.mid.diagonal())
     if not (np.isfinite(diagonal).all() and (diagonal > 0.0).all()):
         return False
     # A congruence with powers of two is exact and makes the diagonal uniform.

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.linalg.lapack
+import scipy.linalg
 
 UNIT = 2.0**-53
 TINY = 2.0**-1000
@@ -207,7 +207,11 @@ def sharp_product(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.n
     Ogita, Oishi & Rump 2012).
     """
     if np.iscomplexobj(right) or np.iscomplexobj(left):
-        parts = [sharp_product(a, b) for a in (left.real, left.imag) for b in (right.real, right.imag)]
+        parts = [
+            sharp_product(a, b)
+            for a in (np.real(left), np.imag(left))
+            for b in (np.real(right), np.imag(right))
+        ]
         (rr, err0), (ri, err1), (ir, err2), (ii, err3) = parts
         value = (rr - ii) + 1j * (ri + ir)
         size = np.abs(rr) + np.abs(ii) + np.abs(ri) + np.abs(ir)
@@ -234,7 +238,7 @@ def _leading(values: np.ndarray, bits: int, axis: int) -> tuple[np.ndarray, np.n
 
 def equilibrate(matrix: np.ndarray) -> np.ndarray:
     """Return powers of two t for which t⁻¹·matrix·t has rows and columns of similar size (LAPACK's balancing)."""
-    gebal = scipy.linalg.lapack.zgebal if np.iscomplexobj(matrix) else scipy.linalg.lapack.dgebal
+    (gebal,) = scipy.linalg.get_lapack_funcs(("gebal",), (matrix,))
     _, _, _, scale, info = gebal(matrix, scale=1, permute=0)
     usable = info == 0 and np.isfinite(scale).all() and (scale > 0.0).all()
     return scale if usable else np.ones(len(matrix))

@@ -118,8 +118,8 @@ def level_test(form: PopovForm, level: float) -> LevelTest:
     discs = _pencil_spectrum(form, level)
     if discs is None:
         return _NOTHING
-    near = ~(discs.radii * (1.0 + 1e-12) < np.abs(discs.centers.real))
-    crossings, radii = discs.centers.imag[near], discs.radii[near]
+    near = ~(discs.radii * (1.0 + 1e-12) < np.abs(np.real(discs.centers)))
+    crossings, radii = np.imag(discs.centers)[near], discs.radii[near]
     if form.system.is_discrete:
         # s = jν is z = e^{jωdt} with ν = tan(ωdt/2).
         radii = radii * 2.0 / (form.system.sample_time * (1.0 + crossings**2))
@@ -153,7 +153,7 @@ def _pencil_spectrum(form: PopovForm, level: float) -> Discs | None:
         return None
     scale, centers, state, costate, inputs = approximate
     d, e = (scale[:n], 1.0 / scale[:n]), (scale[n:], 1.0 / scale[n:])
-    size = np.abs(r_c.mid.diagonal().real)
+    size = np.abs(np.real(r_c.mid.diagonal()))
     unit = np.exp2(-np.round(np.log2(np.where(size > 0.0, size, 1.0)) / 2.0))
     # In scaled coordinates x = d·x̃, p = e·p̃, u = unit·ũ; powers of two make every product below exact.
     a, ah = _similar(d[1], form.system.a, d[0]), _similar(e[1], form.system.a.H, e[0])

@@ -17,6 +17,7 @@ import scipy.linalg
 import scipy.optimize
 
 from lipctrl.analysis.hinf import HinfNorm
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
 
 
@@ -40,7 +41,8 @@ def real_peak(system: Realization, norm: HinfNorm) -> float:
 
 
 def _sigma(m: np.ndarray, g: float) -> float:
-    stack = np.block([[m.real, -g * m.imag], [m.imag / g, m.real]])
+    re, im = np.real(m), np.imag(m)
+    stack = np.block([[re, -g * im], [im / g, re]])
     return float(np.linalg.svd(stack, compute_uv=False)[1])
 
 
@@ -58,8 +60,8 @@ def _best(m: np.ndarray) -> tuple[float, float]:
 
 
 def _mu(m: np.ndarray) -> float:
-    if np.abs(m.imag).max() <= 1e-14 * np.abs(m).max(initial=0.0):
-        return float(np.linalg.norm(m.real, 2))
+    if np.abs(np.imag(m)).max() <= 1e-14 * np.abs(m).max(initial=0.0):
+        return float(np.linalg.norm(np.real(m), 2))
     return _best(m)[0]
 
 
@@ -75,8 +77,8 @@ def _crossings(system: Realization, g: float, level: float) -> np.ndarray:
         return _discrete_crossings(system, left, right, level)
     big_a = np.block([[a, zero], [zero, -a]])
     big_b = scipy.linalg.block_diag(b, -b) @ right
-    big_c = left @ scipy.linalg.block_diag(c, c)
-    big_d = left @ scipy.linalg.block_diag(d, d) @ right
+    big_c = left @ np.asarray(scipy.linalg.block_diag(c, c))
+    big_d = left @ np.asarray(scipy.linalg.block_diag(d, d)) @ right
     r = level**2 * np.eye(2 * m) - big_d.conj().T @ big_d
     try:
         rc = np.linalg.solve(r, big_d.conj().T @ big_c)
@@ -101,10 +103,13 @@ def _discrete_crossings(system: Realization, left: np.ndarray, right: np.ndarray
     a, b, c, d = system.A, system.B, system.C, system.D
     inverse = np.linalg.inv(np.eye(n) + a)
     image = Realization(
-        *(type(system.a)(x) for x in (inverse @ (a - np.eye(n)), inverse @ b, 2.0 * c @ inverse, d - c @ inverse @ b)),
+        MidRad(inverse @ (a - np.eye(n))),
+        MidRad(inverse @ b),
+        MidRad(2.0 * c @ inverse),
+        MidRad(d - c @ inverse @ b),
         0.0,
         "continuous image",
-    )  # fmt: skip
+    )
     g = float(np.abs(right[0, system.inputs]))
     nus = _crossings(image, g, level)
     return 2.0 * np.arctan(nus) / system.sample_time

@@ -52,7 +52,7 @@ def internal_stability(a: MidRad, *, discrete: bool) -> SpectrumReport:
     n = a.shape[0]
     if n == 0:
         return SpectrumReport(Stability.STABLE, discs, None)
-    excess = np.abs(discs.centers) - 1.0 if discrete else discs.centers.real
+    excess = np.abs(discs.centers) - 1.0 if discrete else np.real(discs.centers)
     critical = complex(discs.centers[int(np.argmax(excess))])
     if (excess + discs.radii * (1.0 + 1e-12) < 0.0).all():
         return SpectrumReport(Stability.STABLE, discs, critical)

@@ -60,7 +60,7 @@ class ModalSweep:
             even = top * np.linspace(0.1, 0.9, 9)
             size = np.unique(np.concatenate([size[(size > 0.0) & (size < top)], even, [top]]))
         else:
-            size = np.concatenate([np.abs(self.poles.imag), np.abs(self.poles)])
+            size = np.concatenate([np.abs(np.imag(self.poles)), np.abs(self.poles)])
             size = np.unique(size[size > 0.0])
             if size.size == 0:
                 return np.array([0.0, 1.0])
@@ -92,9 +92,9 @@ class ModalSweep:
         """Return λ_min(Φ(ω)) for each ω; inf where it cannot be evaluated."""
         with np.errstate(invalid="ignore", over="ignore"):
             phi = self.form.of_response(self.responses(omegas))
-        good = np.isfinite(phi).all(axis=(1, 2))
+        good: np.ndarray = np.asarray(np.isfinite(phi).all(axis=(1, 2)))
         if phi.shape[1] == 1:
-            values = phi[:, 0, 0].real
+            values = np.real(phi[:, 0, 0])
         else:
             values = np.linalg.eigvalsh(np.where(good[:, None, None], phi, 0.0))[:, 0]
         return np.where(good, values, np.inf)
@@ -116,7 +116,7 @@ class ModalSweep:
         local = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]) & np.isfinite(values))
         last = len(grid) - 1
         found = [
-            self._refined(grid[max(k - 1, 0)], grid[min(k + 1, last)])
+            self._refined(float(grid[max(k - 1, 0)]), float(grid[min(k + 1, last)]))
             for k in local[np.argsort(values[local])][:2]
         ]
         at_infinity = self.form.r.mid if self.form.system.sample_time == 0.0 else None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from lipctrl.arithmetic import Dyadic, Enclosure, Numbers
+from lipctrl.arithmetic import Enclosure, Numbers
 
 Blocks = dict[tuple[int, int], Any]
 
@@ -106,9 +106,7 @@ def _residual_bound(
     return max((s for rows in sums.values() for s in rows), default=Fraction(0))
 
 
-def prove_positive_semidefinite(
-    blocks: Mapping[tuple[int, int], Numbers], sizes: list[int]
-) -> float:
+def prove_positive_semidefinite(blocks: Mapping[tuple[int, int], Numbers], sizes: list[int]) -> float:
     """Prove N ⪰ 0 for the symmetric matrix with blocks N_ij, i ≤ j, or raise.
 
     Parameters

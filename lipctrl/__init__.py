@@ -26,6 +26,8 @@ _PUBLIC = {
     # bounds for given networks
     "certify": "lipctrl.bounds",
     "lipschitz_lower_bound": "lipctrl.bounds",
+    "output_range": "lipctrl.bounds",
+    "UnsupportedOperationError": "lipctrl.bounds",
     # closed loop (numpy, scipy, control)
     "IncrementalBall": "lipctrl.analysis",
     "analyze": "lipctrl.analysis",
@@ -33,9 +35,15 @@ _PUBLIC = {
     "disk_margin": "lipctrl.analysis",
     "hinf_norm": "lipctrl.analysis",
     "incremental_gain_margin": "lipctrl.analysis",
+    "max_lipschitz": "lipctrl.analysis",
     "max_slope": "lipctrl.analysis",
+    "region_of_attraction": "lipctrl.analysis",
+    "scaled_relative_graphs": "lipctrl.analysis",
     "small_gain": "lipctrl.analysis",
     "stability_radius": "lipctrl.analysis",
+    "structured_gain_margin": "lipctrl.analysis",
+    "structured_test": "lipctrl.analysis",
+    "zames_falb": "lipctrl.analysis",
     # training and runs
     "train": "lipctrl.runs",
     "load_run": "lipctrl.runs",

@@ -19,7 +19,7 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
     gain below the value, nonlinear, time-varying or dynamic, leaves the loop incrementally stable; the value is
     itself certified and below the exact radius by about 1e-9 relative, where rounding allows.
     `field="real"`: φ(y) = Δy with a constant real matrix Δ, ‖Δ‖ < ρ (Qiu et al. 1995). It is at least the complex
-    radius and says nothing about nonlinear φ.
+    radius and says nothing about nonlinear φ; its level sets are found numerically, not proved.
 
     Parameters
     ----------

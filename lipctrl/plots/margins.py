@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 FORMS = ("policy", "residual")
 
 
+# `incremental_gain_margin` tries no factor beyond this.
+LARGEST_FACTOR = 1e4
+
+
 @dataclass(frozen=True)
 class GainSweep:
     """Small-gain products over k, and the ends of the incremental gain margin.
@@ -102,6 +106,8 @@ def gain_sweep_plot(sweep: GainSweep, *, ax: Axes | None = None, title: str | No
     low, high = max(sweep.certified[0], left), min(sweep.certified[1], right)
     if high > low:
         name = f"certified: {sweep.certified[0]:.3g} < k < {sweep.certified[1]:.3g}"
+        if sweep.certified[1] >= LARGEST_FACTOR:
+            name += " (larger factors were not tried)"
         ax.axvspan(low, high, color=SKY, alpha=0.3, lw=0, label=name)
     finite = np.isfinite(sweep.product)
     ax.plot(sweep.k[finite], sweep.product[finite], "-", color=CERTIFIED, label="proved kρ‖T_k‖")

@@ -104,7 +104,7 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
         depth: int = 2,
         parametrization: str = "lossless",
         activation: Any = "relu",
-        initial_fraction: float | None = 0.3,
+        initial_fraction: float | None = 0.1,
         gain: Any = None,
         observation_scale: Any = None,
         net_arch: list[int] | None = None,

@@ -82,11 +82,11 @@ def test_nothing_exceeds_the_nyquist_value(example):
     assert found.slope <= nyquist * (1 + 1e-4)
 
 
-# Plants of the continuous-time multiplier literature (Park 2002; Fetzer & Scherer 2017 take the same family).
+# Plants of our own whose circle value follows from polynomial roots.
 CONTINUOUS = {
     "third-order lag": ([1.0], [1.0, 3.0, 3.0, 1.0]),
-    "Park": ([1.0, 0.0], [1.0, 2.0, 2.0, 1.0]),
-    "lightly damped": ([1.0, -0.2, -0.1], [1.0, 2.0, 1.0, 1.0]),
+    "zero at the origin": ([1.0, 0.0], [1.0, 2.0, 2.0, 1.0]),
+    "non-minimum phase": ([1.0, -0.2, -0.1], [1.0, 2.0, 1.0, 1.0]),
 }
 
 

@@ -9,6 +9,7 @@ the difference; the incremental criterion is `lipctrl.max_slope`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -215,7 +216,7 @@ def _largest(
     return best, coefficients
 
 
-class _Search:
+class _Search(ABC):
     """A linear programme for the coefficients at sampled frequencies, and a proof for all of them."""
 
     names: tuple[str, ...]
@@ -246,8 +247,9 @@ class _Search:
             return None
         return c if self.positive(k, c) else None
 
+    @abstractmethod
     def positive(self, k: float, c: np.ndarray) -> bool:
-        raise NotImplementedError
+        """Prove that the multiplier with coefficients c is positive at slope k."""
 
 
 class _DiscreteSearch(_Search):

@@ -79,8 +79,9 @@ def test_the_implicit_derivative_is_exact(norm):
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_an_altered_claim_is_not_proved(norm):
     certificate = block(norm, 1.0, "relu", 1.0).certificate()
-    lower = dataclasses.replace(certificate, gain=0.2 * certificate.gain, digest="")
-    assert norm == "l2" or not lipctrl.check(lower).ok
+    # A tenth of the gain is below what the l2 block attains, and below the exact l∞ bound.
+    lower = dataclasses.replace(certificate, gain=0.1 * certificate.gain, digest="")
+    assert not lipctrl.check(lower).ok
     # W = 2 I has no unique solution: whatever the gain, it must be refused.
     weights = {**certificate.weights, "state": 2.0 * np.eye(10)}
     report = lipctrl.check(dataclasses.replace(certificate, weights=weights, gain=1e6, digest=""))

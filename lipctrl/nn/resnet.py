@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,20 @@ def initial_spread(depth: int) -> float:
     network of any depth alive.
     """
     return min(1.0, 3.0 / depth)
+
+
+def _raw_factor(factor: float | None, trainable: bool) -> Tensor:
+    """Return the logit of the initial fraction of the gain."""
+    if factor is None:
+        # sigmoid(2.2) = 0.9: close to the cap, where the gradient is still alive.
+        return torch.tensor(2.2)
+    if not trainable:
+        raise ValueError(
+            f"initial_factor is {factor!r} but the gain is fixed; give trainable_lipschitz=True with it"
+        )
+    if not 0.0 < factor < 1.0:
+        raise ValueError(f"initial_factor is {factor!r}; expected a number between 0 and 1")
+    return torch.tensor(math.log(factor / (1.0 - factor)))
 
 
 def _lossless(n: int, h: int, d: int, k: int, s: Spec, spread: float) -> CertifiedModule:
@@ -98,11 +113,13 @@ class LipschitzResNet(CertifiedModule):
     spread : initial share of energy that leaves the skip path of lossless and LDLᵀ blocks, None by depth. Larger
         values (1) suit shallow networks that must reach steep slopes, small ones keep deep gradients alive.
     trainable_lipschitz : learn a factor in (0, 1) of L.
+    initial_factor : where that factor starts, in (0, 1); None is 0.9. A small one (0.01) starts a residual policy
+        u = -K y + f(y) next to its linear part, and one that saturates its actuators where it can still learn.
 
     Raises
     ------
     ValueError
-        For unknown names and numbers out of range.
+        For unknown names, numbers out of range, and an `initial_factor` without `trainable_lipschitz`.
 
     Examples
     --------
@@ -128,6 +145,7 @@ class LipschitzResNet(CertifiedModule):
         zero_at_origin: bool = False,
         spread: float | None = None,
         trainable_lipschitz: bool = False,
+        initial_factor: float | None = None,
     ) -> None:
         super().__init__(in_features, out_features)
         if parametrization not in TRUNKS:
@@ -143,8 +161,9 @@ class LipschitzResNet(CertifiedModule):
         self._rest()
         self.head = Semiorthogonal(out_features, width)
         self.bias = nn.Parameter(torch.zeros(out_features))
-        # sigmoid(2.2) = 0.9: close to the cap, where the gradient is still alive.
-        self.raw_factor = nn.Parameter(torch.tensor(2.2)) if trainable_lipschitz else None
+        self.initial_factor = initial_factor
+        raw = _raw_factor(initial_factor, trainable_lipschitz)
+        self.raw_factor = nn.Parameter(raw) if trainable_lipschitz else None
 
     def _rest(self) -> None:
         """Start all but `AWAKE` lossless blocks, evenly spread, at rest, and let deep ones turn more slowly.
@@ -198,6 +217,7 @@ class LipschitzResNet(CertifiedModule):
             "zero_at_origin": self.zero_at_origin,
             "spread": self.spread,
             "trainable_lipschitz": self.raw_factor is not None,
+            "initial_factor": self.initial_factor,
         }
 
     @classmethod

@@ -198,6 +198,28 @@ def test_a_trainable_bound_stays_below_its_cap(x):
         assert report.gain == pytest.approx(net.current_lipschitz().item(), rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.parametrize("factor", [1e-3, 0.3, 0.95])
+def test_a_trainable_bound_starts_where_asked(x, factor):
+    """The whole network, its certificate included, starts at the fraction; the gradient can raise it."""
+    net = small(trainable_lipschitz=True, initial_factor=factor).double()
+    assert lipctrl.check(net.certificate()).gain == pytest.approx(2.0 * factor, rel=1e-5)
+    reference = small(trainable_lipschitz=True).double()
+    reference.load_state_dict(net.state_dict() | {"raw_factor": reference.raw_factor.detach()})
+    ratio = factor / torch.sigmoid(torch.tensor(2.2)).item()
+    assert torch.allclose(net(x.double()), ratio * reference(x.double()), rtol=1e-5)
+    net(x.double()).square().sum().backward()
+    assert net.raw_factor.grad.abs() > 0.0
+    assert LipschitzResNet.from_spec(net.spec()).spec() == net.spec()
+
+
+def test_a_bad_initial_factor_is_refused():
+    with pytest.raises(ValueError, match="trainable_lipschitz"):
+        small(initial_factor=0.3)
+    for factor in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            small(trainable_lipschitz=True, initial_factor=factor)
+
+
 def test_exports_hold_plain_layers_and_trace(x):
     plain = small().export()
     assert not any(p.requires_grad for p in plain.parameters())

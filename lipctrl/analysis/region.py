@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.lmi import require_cvxpy, solved
+from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, prove_limit
 from lipctrl.analysis.lure_loop import (
     LureLoop,
     action_of,
@@ -19,9 +19,9 @@ from lipctrl.analysis.lure_loop import (
     widened,
 )
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
-from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix, prove_loop
+from lipctrl.analysis.slope_loop import prove_loop
 from lipctrl.arithmetic import Enclosure
-from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
+from lipctrl.positivity import NotProvedError
 
 
 @dataclass(frozen=True)
@@ -93,34 +93,25 @@ class RegionOfAttraction:
         return f"region of attraction: {size}, contraction {self.decay:.6g} a step; {'; '.join(self.scope)}"
 
 
-@dataclass(frozen=True)
-class _Limit:
-    """|row·(Δx, Δw)| ≤ bound must hold in the ellipsoid."""
-
-    row: Enclosure
-    bound: float
-    what: str
-
-
 def _limits(
     lure: LureLoop, form: Any, action_limit: np.ndarray, state_limits: np.ndarray | None
-) -> list[_Limit]:
-    limits: list[_Limit] = []
+) -> list[Limit]:
+    limits: list[Limit] = []
     columns = np.arange(lure.action_rows.shape[1])
     for i, z_max in enumerate(form.z_max):
         if np.isfinite(z_max):
             row = lure.argument_rows.take(np.array([i]), columns)
-            limits.append(_Limit(row, float(z_max - abs(lure.argument[i])), "the plant's slope region"))
+            limits.append(Limit(row, float(z_max - abs(lure.argument[i])), "the plant's slope region"))
     for j, u_max in enumerate(action_limit):
         if np.isfinite(u_max):
             row = lure.action_rows.take(np.array([j]), columns)
-            limits.append(_Limit(row, float(u_max - abs(lure.action[j])), "the actuator limit"))
+            limits.append(Limit(row, float(u_max - abs(lure.action[j])), "the actuator limit"))
     if state_limits is not None:
         eye = np.eye(lure.loop.states, len(columns))
         for i, x_max in enumerate(state_limits):
             if np.isfinite(x_max):
                 row = Enclosure.exact(eye[i : i + 1])
-                limits.append(_Limit(row, float(x_max - abs(lure.state[i])), "the state limits"))
+                limits.append(Limit(row, float(x_max - abs(lure.state[i])), "the state limits"))
     for limit in limits:
         if not limit.bound > 0.0:
             raise ValueError(
@@ -129,104 +120,6 @@ def _limits(
                 "policy that rests inside them"
             )
     return limits
-
-
-@dataclass(frozen=True)
-class _UnitSlopes:
-    """The loop after the transformation w = m v + (s - m) w̃ to slopes [0, 1], in float64."""
-
-    a: np.ndarray
-    b: np.ndarray
-    c: np.ndarray
-    d: np.ndarray
-    to_w: np.ndarray
-    width: np.ndarray
-
-    @classmethod
-    def of(cls, loop: SlopeLoop) -> _UnitSlopes:
-        m, s = loop.lower, loop.upper - loop.lower
-        a, b, c, d = (x.middle() for x in (loop.a, loop.b, loop.c, loop.d))
-        inner = np.linalg.inv(np.eye(len(m)) - d * m)
-        v_x, v_w = inner @ c, inner @ (d * s)
-        to_w = np.hstack([m[:, None] * v_x, np.diag(s) + m[:, None] * v_w])
-        n = len(a)
-        step = np.hstack([a, np.zeros((n, len(m)))]) + b @ to_w
-        return cls(step[:, :n], step[:, n:], v_x, v_w, to_w, s)
-
-    def row(self, row: np.ndarray) -> np.ndarray:
-        """Rewrite a row in (Δx, Δw) as one in (Δx, Δw̃)."""
-        n = len(self.a)
-        out = row[n:] @ self.to_w
-        out[:n] += row[:n]
-        return out
-
-
-def _largest_ellipsoid(
-    loop: SlopeLoop, limits: list[_Limit], decay: float, reserve: float, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]] | None:
-    """Maximise log det Q over Q = P⁻¹ and inverse multipliers; returns P, Λ and a Λ for each limit, unverified.
-
-    In Q and M = Λ⁻¹ the inequalities are linear and the volume is concave (Yin, Seiler & Arcak 2021, §III-C, use the
-    trace of P instead). Coordinates are scaled by `scale`.
-    """
-    cp = require_cvxpy()
-    unit = _UnitSlopes.of(loop)
-    n, h = loop.states, loop.channels
-    a, b, c = unit.a * scale / scale[:, None], unit.b / scale[:, None], unit.c * scale
-    owners = int(loop.owner.max(initial=-1)) + 1
-    gather = np.eye(owners)[loop.owner]
-    q = cp.Variable((n, n), symmetric=True)
-
-    def inverse_multipliers() -> Any:
-        return cp.diag(gather @ cp.Variable(owners, nonneg=True))
-
-    m = inverse_multipliers()
-    corner = 2.0 * m - unit.d @ m - m @ unit.d.T
-    cross = -q @ c.T
-    main = cp.bmat([[decay**2 * q, cross, q @ a.T], [cross.T, corner, m @ b.T], [a @ q, b @ m, q]])
-    constraints = [main >> reserve * np.eye(2 * n + h)]
-    used: list[Any] = []
-    for limit in limits:
-        row = unit.row(limit.row.middle()[0])
-        row_x, row_w = row[:n] * scale / limit.bound, row[n:] / limit.bound
-        if not np.abs(row_w).max(initial=0.0) > 0.0:
-            constraints.append(row_x @ q @ row_x <= 1.0 - reserve)
-            used.append(None)
-            continue
-        m_row = inverse_multipliers()
-        block = 2.0 * m_row - unit.d @ m_row - m_row @ unit.d.T
-        right = cp.reshape(q @ row_x, (n, 1), order="F")
-        below = cp.reshape(m_row @ row_w, (h, 1), order="F")
-        matrix = cp.bmat([[q, cross, right], [cross.T, block, below], [right.T, below.T, np.ones((1, 1))]])
-        constraints.append(matrix >> reserve * np.eye(n + h + 1))
-        used.append(m_row)
-    problem = cp.Problem(cp.Maximize(cp.log_det(q)), constraints)
-    if not solved(problem):
-        return None
-
-    def multipliers(value: np.ndarray) -> np.ndarray:
-        found = 1.0 / np.maximum(np.diag(value), 1e-12) / unit.width**2
-        return np.array([found[loop.owner == k].min() for k in range(owners)])[loop.owner]
-
-    inverse = np.linalg.inv(q.value) / np.outer(scale, scale)
-    rows = [np.zeros(h) if m_row is None else multipliers(m_row.value) for m_row in used]
-    return (inverse + inverse.T) / 2.0, multipliers(m.value), rows
-
-
-def _prove_limit(loop: SlopeLoop, limit: _Limit, p: np.ndarray, multipliers: np.ndarray) -> None:
-    """Prove |row·(Δx, Δw)| ≤ bound wherever ΔxᵀPΔx ≤ 1 and the channels obey their slopes."""
-    n, h = loop.states, loop.channels
-    still = SlopeLoop(
-        **{
-            **loop.__dict__,
-            "a": Enclosure.exact(np.zeros((n, n))),
-            "b": Enclosure.exact(np.zeros((n, h))),
-        }
-    )
-    bound = Enclosure.exact(np.full((1, 1), limit.bound))
-    # Scaled so that the row keeps its size: bound²(P + multipliers) - rowᵀrow.
-    total = bound.times(bound).times(loop_matrix(still, p, multipliers, 1.0)) - limit.row.T @ limit.row
-    prove_positive_semidefinite({(0, 0): total}, [n + h])
 
 
 def region_of_attraction(
@@ -330,19 +223,19 @@ def _try_box(
     scale = np.ones(loop.states) if cage is None or not np.isfinite(cage).all() else cage
     if free:
         limits = [
-            _Limit(Enclosure.exact(r[None, :]), 1.0, "scale")
+            Limit(Enclosure.exact(r[None, :]), 1.0, "scale")
             for r in np.eye(loop.states, loop.states + loop.channels)
         ]
     reason = "the search found no ellipsoid"
     for reserve in (1e-7, 1e-6, 1e-5, 1e-4):
-        found = _largest_ellipsoid(loop, limits, decay * (1.0 - 1e-7), reserve, scale)
+        found = largest_ellipsoid(loop, limits, decay * (1.0 - 1e-7), reserve, scale)
         if found is None:
             continue
-        p, multipliers, rows = found
+        p, multipliers = found.shape, found.multipliers
         try:
             prove_loop(loop, p, multipliers, decay)
-            for limit, row in zip(limits, rows, strict=True):
-                _prove_limit(loop, limit, p, row)
+            for limit, row in zip(limits, found.limit_multipliers, strict=True):
+                prove_limit(loop, limit, p, row)
         except NotProvedError as error:
             reason = f"an ellipsoid was found but not proved ({error})"
             continue

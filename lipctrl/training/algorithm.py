@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -73,23 +72,59 @@ def actor(policy: nn.Module) -> Callable[[Tensor], Tensor]:
     return act
 
 
-def require_finite(name: str, value: Tensor) -> Tensor:
-    """Return `value`, or raise TrainingDivergedError naming it when it holds NaN or inf."""
-    if not bool(torch.isfinite(value).all()):
-        raise TrainingDivergedError(f"the {name} became NaN or infinite")
-    return value
+def require_finite(**values: Tensor) -> None:
+    """Raise TrainingDivergedError naming the first of `values` that holds NaN or inf; the device is asked once."""
+    finite = torch.stack([torch.isfinite(v).all() for v in values.values()]).tolist()
+    for name, fine in zip(values, finite, strict=True):
+        if not fine:
+            raise TrainingDivergedError(f"the {name.replace('_', ' ')} became NaN or infinite")
 
 
-def descend(
-    optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor], clip: float
-) -> float:
-    """Take one step along the clipped gradient of a finite loss; return the gradient's norm before clipping."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, clip, error_if_nonfinite=False)
-    require_finite("gradient", norm)
-    optimizer.step()
-    return float(norm)
+class Descent:
+    """Adam along a gradient clipped in norm, without asking the device: a gradient that is not finite takes no step.
+
+    A caller learns of skipped steps from the norms that `step` returns; one look an iteration is enough.
+
+    Parameters
+    ----------
+    parameters : what is trained; `step` reads their `.grad` and clears it.
+    rate : learning rate, see `set_rate`.
+    clip : largest norm of a gradient.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        rate: float,
+        clip: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self.parameters, self.clip = list(parameters), clip
+        self._adam: Any = torch.optim.Adam(self.parameters, lr=rate, betas=betas, eps=eps, fused=True)
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next steps."""
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+
+    def step(self) -> Tensor:
+        """Take one step along the gradients found in `.grad`; return their norm before clipping, a scalar tensor."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        # The fused kernel divides by `grad_scale` and leaves everything alone where `found_inf` is 1.
+        self._adam.grad_scale = (norm / self.clip).clamp_min(1.0)
+        self._adam.found_inf = torch.logical_not(torch.isfinite(norm)).to(norm.dtype)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        return self._adam.state_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._adam.load_state_dict(state)
 
 
 class Critic(nn.Module):
@@ -126,40 +161,40 @@ class Critic(nn.Module):
         self.mean.lerp_(flat.mean(0), weight)
         self.square.lerp_(flat.square().mean(0), weight)
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def standardised(self, observation: Tensor) -> Tensor:
+        """Return what the network sees of observations (..., p)."""
         deviation = (self.square - self.mean**2).clamp_min(1e-8).sqrt()
-        return self.net((observation - self.mean) / deviation).squeeze(-1)
+        return (observation - self.mean) / deviation
+
+    def value(self, standardised: Tensor) -> Tensor:
+        """Return the value (...,) of observations that were standardised before."""
+        return self.net(standardised).squeeze(-1)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.value(self.standardised(observation))
 
 
 class ReturnScale:
-    """The size of discounted returns so far: root mean square about the mean, in the units of reward."""
+    """The size of discounted returns so far: root mean square about zero, in the units of reward."""
 
-    def __init__(self, discount: float) -> None:
+    def __init__(self, discount: float, device: torch.device | str = "cpu") -> None:
         self.discount = discount
-        self._count, self._mean, self._square = 0, 0.0, 0.0
+        self._count = 0
+        self._square = torch.zeros((), dtype=torch.float64, device=device)
 
     @property
-    def value(self) -> float:
-        """Return the scale, 1 before anything was seen."""
-        return math.sqrt(max(self._square, 1e-12)) if self._count else 1.0
+    def value(self) -> Tensor:
+        """Return the scale as a scalar tensor, 1 before anything was seen."""
+        return self._square.clamp_min(1e-12).sqrt() if self._count else torch.ones_like(self._square)
 
     def observe(self, rewards: Tensor) -> None:
         """Update with rewards (steps, count) of one rollout, as if each were kept up for 1/(1 - discount) steps."""
         sums = rewards.detach().double().mean(0) / (1.0 - self.discount)
-        mean, square = sums.mean().item(), sums.square().mean().item()
         self._count += 1
-        weight = max(1.0 / self._count, 0.02)
-        self._mean += weight * (mean - self._mean)
-        self._square += weight * (square - self._square)
+        self._square = torch.lerp(self._square, sums.square().mean(), max(1.0 / self._count, 0.02))
 
-    def state(self) -> dict[str, float | int]:
-        return {"count": self._count, "mean": self._mean, "square": self._square}
+    def state(self) -> dict[str, Any]:
+        return {"count": self._count, "square": self._square}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._count, self._mean, self._square = state["count"], state["mean"], state["square"]
-
-
-def learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
+        self._count, self._square = state["count"], state["square"].to(self._square)

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from lipctrl.training.algorithm import (
     Algorithm,
     Critic,
+    Descent,
     ReturnScale,
     actor,
-    descend,
-    learning_rate,
     require_finite,
 )
 from lipctrl.training.rollout import PlantSimulator, Simulator
@@ -72,16 +71,20 @@ class APG(Algorithm):
         self.critic = Critic(
             simulator.observation.shape[-1], config.value_width, self.generator, simulator.dtype
         ).to(simulator.device)
-        self.scale = ReturnScale(config.discount)
-        self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.policy_optimizer = torch.optim.Adam(self.parameters, lr=config.policy_rate, betas=(0.9, 0.95))
-        self.value_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.value_rate)
+        self.scale = ReturnScale(config.discount, simulator.device)
+        self.policy_descent = Descent(
+            [p for p in policy.parameters() if p.requires_grad],
+            config.policy_rate,
+            config.gradient_clip,
+            betas=(0.9, 0.95),
+        )
+        self.value_descent = Descent(list(self.critic.parameters()), config.value_rate, 1.0)
 
     def iterate(self, progress: float) -> dict[str, float]:
         config, simulator = self.config, self.simulator
         decay = 1.0 - 0.9 * progress
-        learning_rate(self.policy_optimizer, config.policy_rate * decay)
-        learning_rate(self.value_optimizer, config.value_rate * decay)
+        self.policy_descent.set_rate(config.policy_rate * decay)
+        self.value_descent.set_rate(config.value_rate * decay)
 
         # 1. Roll out one window, keeping the graph from rewards to parameters.
         simulator.detach()
@@ -94,12 +97,12 @@ class APG(Algorithm):
             rewards.append(step.reward)
             ended.append(step.terminated)
             late.append(step.truncated)
-        reward = require_finite("reward", torch.stack(rewards))
+        reward = torch.stack(rewards)
         self.critic.observe(torch.stack(before))
         self.scale.observe(reward)
 
         # 2. The discounted return of every stretch, closed by the value where it was cut and not ended.
-        scale = self.scale.value
+        scale = self.scale.value.to(simulator.dtype)
         values = self.critic(torch.stack(after))
         gain = torch.zeros((), device=simulator.device, dtype=simulator.dtype)
         weight = torch.ones(simulator.count, device=simulator.device, dtype=simulator.dtype)
@@ -110,19 +113,17 @@ class APG(Algorithm):
             gain = gain + (weight * values[t] * cut).sum()
             weight = torch.where(ended[t] | late[t], 1.0, weight)
         loss = -gain / self.steps_per_iteration
-        require_finite("policy loss", loss)
-        norm = descend(self.policy_optimizer, loss, self.parameters, config.gradient_clip)
+        loss.backward()
+        norm = self.policy_descent.step()
         simulator.detach()
 
         # 3. Fit the value to λ-returns of the same window.
         targets = self._targets(reward.detach() / scale, values.detach(), ended, late)
         value_loss = self._fit_value(torch.stack(before), targets)
-        return {
-            "mean_reward": reward.detach().mean().item(),
-            "policy_loss": loss.item(),
-            "value_loss": value_loss,
-            "gradient_norm": norm,
-        }
+        require_finite(reward=reward, policy_loss=loss, gradient=norm, value_loss=value_loss)
+        numbers = torch.stack([reward.detach().mean(), loss.detach(), value_loss, norm]).tolist()
+        names = ("mean_reward", "policy_loss", "value_loss", "gradient_norm")
+        return dict(zip(names, numbers, strict=True))
 
     def _targets(self, reward: Tensor, values: Tensor, ended: list[Tensor], late: list[Tensor]) -> Tensor:
         """Return λ-returns (steps, count); `values[t]` belongs to the observation reached by step t."""
@@ -134,25 +135,25 @@ class APG(Algorithm):
             targets[t] = follow = reward[t] + self.config.discount * mixed * ~ended[t]
         return targets
 
-    def _fit_value(self, observations: Tensor, targets: Tensor) -> float:
-        inputs, wanted = observations.flatten(0, 1), targets.flatten()
-        total, parts = 0.0, self.config.value_minibatches
-        parameters = list(self.critic.parameters())
+    def _fit_value(self, observations: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over all minibatches, which is NaN when any gradient was."""
+        table = torch.cat([self.critic.standardised(observations), targets[..., None]], -1).flatten(0, 1)
+        parts, losses = self.config.value_minibatches, []
         for _ in range(self.config.value_epochs):
-            order = torch.randperm(len(wanted), generator=self.generator).to(wanted.device)
-            for part in order.chunk(parts):
-                loss = (self.critic(inputs[part]) - wanted[part]).square().mean()
-                require_finite("value loss", loss)
-                descend(self.value_optimizer, loss, parameters, 1.0)
-                total += loss.item()
-        return total / (self.config.value_epochs * parts)
+            order = torch.randperm(len(table), generator=self.generator).to(table.device)
+            for part in table[order].chunk(parts):
+                loss = (self.critic.value(part[:, :-1]) - part[:, -1]).square().mean()
+                loss.backward()
+                norm = self.value_descent.step()
+                losses.append(loss.detach() + 0.0 * norm)
+        return torch.stack(losses).mean()
 
     def state(self) -> dict[str, Any]:
         return {
             "policy": self.policy.state_dict(),
             "critic": self.critic.state_dict(),
-            "policy_optimizer": self.policy_optimizer.state_dict(),
-            "value_optimizer": self.value_optimizer.state_dict(),
+            "policy_optimizer": self.policy_descent.state(),
+            "value_optimizer": self.value_descent.state(),
             "scale": self.scale.state(),
             "generator": self.generator.get_state(),
             "simulator": self.simulator.state(),
@@ -161,8 +162,8 @@ class APG(Algorithm):
     def load_state(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
         self.critic.load_state_dict(state["critic"])
-        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
-        self.value_optimizer.load_state_dict(state["value_optimizer"])
+        self.policy_descent.load_state(state["policy_optimizer"])
+        self.value_descent.load_state(state["value_optimizer"])
         self.scale.load_state(state["scale"])
         self.generator.set_state(state["generator"])
         self.simulator.load_state(state["simulator"])

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lipctrl.training.algorithm import Algorithm, actor, descend, learning_rate, require_finite
+from lipctrl.training.algorithm import Algorithm, Descent, actor, require_finite
 from lipctrl.training.experts import Expert, default_expert
 from lipctrl.training.rollout import PlantSimulator, Simulator
 
@@ -65,15 +65,15 @@ class Imitation(Algorithm):
         self.generator = torch.Generator().manual_seed(seeds["minibatch"])
         limit = torch.tensor(simulator.plant.action_limit).to(simulator.observation)
         self.unit = torch.where(torch.isfinite(limit), limit, 1.0)
-        self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.rate)
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        self.descent = Descent(trained, config.rate, config.gradient_clip)
         empty = simulator.observation[:0]
         self.observations = empty
         self.labels = empty.new_zeros((0, len(self.unit)))
 
     def iterate(self, progress: float) -> dict[str, float]:
         config, simulator = self.config, self.simulator
-        learning_rate(self.optimizer, config.rate * (1.0 - 0.95 * progress))
+        self.descent.set_rate(config.rate * (1.0 - 0.95 * progress))
 
         # 1. Drive: the first environments by the expert, the others by the policy; label all.
         share = config.expert_share * max(0.0, 1.0 - 2.0 * progress)
@@ -87,13 +87,12 @@ class Imitation(Algorithm):
                 labels.append(label)
                 action = torch.where(driven[:, None], label, act(simulator.observation))
                 rewards.append(simulator.step(action).reward)
-        reward = require_finite("reward", torch.stack(rewards))
-        fresh = require_finite("expert's action", torch.cat(labels))
+        reward, fresh = torch.stack(rewards), torch.cat(labels)
         self.observations = torch.cat([self.observations, *seen])[-config.memory :]
         self.labels = torch.cat([self.labels, fresh])[-config.memory :]
 
         # 2. Regress. Beyond the limits the clip hides the command, so only commands short of the expert's count.
-        total = 0.0
+        losses = []
         for _ in range(config.updates):
             part = torch.randint(0, len(self.labels), (config.minibatch,), generator=self.generator)
             part = part.to(simulator.device)
@@ -101,19 +100,18 @@ class Imitation(Algorithm):
             saturated = (wanted.abs() >= self.unit) & (command * wanted.sign() >= self.unit)
             error = torch.where(saturated, 0.0, (command - wanted) / self.unit)
             loss = nn.functional.huber_loss(error, torch.zeros_like(error), delta=0.5)
-            require_finite("loss", loss)
-            descend(self.optimizer, loss, self.parameters, config.gradient_clip)
-            total += loss.item()
-        return {
-            "mean_reward": reward.mean().item(),
-            "imitation_loss": total / config.updates,
-            "expert_share": share,
-        }
+            loss.backward()
+            norm = self.descent.step()
+            losses.append(loss.detach() + 0.0 * norm)
+        loss = torch.stack(losses).mean()
+        require_finite(reward=reward, experts_action=fresh, loss=loss)
+        numbers = torch.stack([reward.mean(), loss]).tolist()
+        return {"mean_reward": numbers[0], "imitation_loss": numbers[1], "expert_share": share}
 
     def state(self) -> dict[str, Any]:
         return {
             "policy": self.policy.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.descent.state(),
             "observations": self.observations,
             "labels": self.labels,
             "generator": self.generator.get_state(),
@@ -122,7 +120,7 @@ class Imitation(Algorithm):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.load_state(state["optimizer"])
         self.observations = state["observations"].to(self.simulator.device)
         self.labels = state["labels"].to(self.simulator.device)
         self.generator.set_state(state["generator"])

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from lipctrl.training.algorithm import (
     Algorithm,
     Critic,
+    Descent,
     ReturnScale,
     actor,
-    descend,
-    learning_rate,
     require_finite,
 )
 from lipctrl.training.rollout import Simulator
@@ -82,66 +81,72 @@ class PPO(Algorithm):
         unit = torch.where(torch.isfinite(action_limit), action_limit, 1.0)
         unit = unit.to(device=simulator.device, dtype=simulator.dtype)
         self.log_deviation = nn.Parameter(torch.log(unit * config.exploration))
-        self.scale = ReturnScale(config.discount)
-        self.parameters: list[Tensor] = [
-            *(p for p in policy.parameters() if p.requires_grad),
-            *self.critic.parameters(),
-            self.log_deviation,
-        ]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.rate, eps=1e-5, fused=True)
+        self.scale = ReturnScale(config.discount, simulator.device)
+        self.descent = Descent(
+            [
+                *(p for p in policy.parameters() if p.requires_grad),
+                *self.critic.parameters(),
+                self.log_deviation,
+            ],
+            config.rate,
+            config.gradient_clip,
+            eps=1e-5,
+        )
 
     def iterate(self, progress: float) -> dict[str, float]:
         config, simulator = self.config, self.simulator
-        learning_rate(self.optimizer, config.rate * (1.0 - progress))
+        self.descent.set_rate(config.rate * (1.0 - progress))
 
         # 1. Roll out with noise about the command; the environment clips, the policy's own clip is applied there too.
         seen, reached, actions, rewards, ended, late = [], [], [], [], [], []
         with torch.no_grad():
             act = actor(self.policy)
             deviation = self.log_deviation.exp()
-            for _ in range(config.horizon):
+            noise = torch.randn(
+                (config.horizon, simulator.count, len(deviation)),
+                generator=self.exploration,
+                device=simulator.device,
+                dtype=simulator.dtype,
+            )
+            for white in noise.unbind(0):
                 seen.append(simulator.observation)
-                mean = act(simulator.observation)
-                noise = torch.randn(
-                    mean.shape, generator=self.exploration, device=mean.device, dtype=mean.dtype
-                )
-                actions.append(mean + deviation * noise)
+                actions.append(torch.addcmul(act(simulator.observation), deviation, white))
                 step = simulator.step(actions[-1])
                 reached.append(step.observation)
                 rewards.append(step.reward)
                 ended.append(step.terminated)
                 late.append(step.truncated)
-            observation, action = torch.stack(seen), torch.stack(actions)
-            reward = require_finite("reward", torch.stack(rewards))
-            require_finite("observation", observation)
+            observation, action, reward = torch.stack(seen), torch.stack(actions), torch.stack(rewards)
 
             # 2. Advantages, with the value of the observation reached before any restart.
             self.critic.observe(observation)
             self.scale.observe(reward)
-            value, follow = self.critic(observation), self.critic(torch.stack(reached))
-            advantage = self._advantages(
-                reward / self.scale.value, value, follow, torch.stack(ended), torch.stack(late)
-            )
-            old = self._log_probability(act(observation), action)
+            standard = self.critic.standardised(observation)
+            value, follow = self.critic.value(standard), self.critic(torch.stack(reached))
+            scaled = (reward / self.scale.value).to(reward.dtype)
+            advantage = self._advantages(scaled, value, follow, torch.stack(ended), torch.stack(late))
+            target = advantage + value
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            old = self._log_probability(noise)
 
-        # 3. Several epochs of minibatches.
-        batch = [x.flatten(0, 1) for x in (observation, action, old, advantage, advantage + value)]
-        totals = torch.zeros(4)
+        # 3. Several epochs of minibatches, each cut out of one shuffled table.
+        columns = (observation, standard, action, old[..., None], advantage[..., None], target[..., None])
+        widths = [c.shape[-1] for c in columns]
+        table = torch.cat(columns, -1).flatten(0, 1)
+        totals: list[Tensor] = []
         for _ in range(config.epochs):
-            order = torch.randperm(len(batch[0]), generator=self.generator).to(simulator.device)
-            for part in order.chunk(config.minibatches):
-                totals += torch.tensor(self._update(*(x[part] for x in batch)))
-        means = (totals / (config.epochs * config.minibatches)).tolist()
-        names = ("policy_loss", "value_loss", "ratio_change", "gradient_norm")
-        return {
-            "mean_reward": reward.mean().item(),
-            **dict(zip(names, means, strict=True)),
-            "exploration": self.log_deviation.detach().exp().mean().item(),
-        }
+            order = torch.randperm(len(table), generator=self.generator).to(simulator.device)
+            for part in table[order].chunk(config.minibatches):
+                totals.append(self._update(*part.split(widths, -1)))
+        losses = torch.stack(totals).mean(0)
+        require_finite(reward=reward, observation=observation, gradient=losses)
+        numbers = torch.stack([reward.mean(), *losses, self.log_deviation.detach().exp().mean()]).tolist()
+        names = ("mean_reward", "policy_loss", "value_loss", "ratio_change", "gradient_norm", "exploration")
+        return dict(zip(names, numbers, strict=True))
 
-    def _log_probability(self, mean: Tensor, action: Tensor) -> Tensor:
-        z = (action - mean) / self.log_deviation.exp()
-        return (-0.5 * z.square() - self.log_deviation - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+    def _log_probability(self, white: Tensor) -> Tensor:
+        """Return the log density of actions `white` standard deviations from the mean."""
+        return (-0.5 * white.square() - self.log_deviation - 0.5 * math.log(2.0 * math.pi)).sum(-1)
 
     def _advantages(
         self, reward: Tensor, value: Tensor, follow: Tensor, ended: Tensor, late: Tensor
@@ -153,30 +158,56 @@ class PPO(Algorithm):
         advantage = torch.empty_like(reward)
         running = torch.zeros_like(reward[0])
         for t in reversed(range(len(reward))):
-            advantage[t] = running = surprise[t] + onward[t] * running
+            running = torch.addcmul(surprise[t], onward[t], running, out=advantage[t])
         return advantage
 
+    @torch.enable_grad()
     def _update(
-        self, observation: Tensor, action: Tensor, old: Tensor, advantage: Tensor, target: Tensor
-    ) -> tuple[float, float, float, float]:
-        config = self.config
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        ratio = (self._log_probability(actor(self.policy)(observation), action) - old).exp()
-        clipped = ratio.clamp(1.0 - config.ratio_clip, 1.0 + config.ratio_clip)
-        surrogate = torch.minimum(ratio * advantage, clipped * advantage).mean()
-        value_loss = (self.critic(observation) - target).square().mean()
-        entropy = self.log_deviation.sum()
-        loss = config.value_weight * value_loss - surrogate - config.entropy_weight * entropy
-        require_finite("loss", loss)
-        norm = descend(self.optimizer, loss, self.parameters, config.gradient_clip)
-        return -surrogate.item(), value_loss.item(), (ratio.detach() - 1.0).abs().mean().item(), norm
+        self,
+        observation: Tensor,
+        standard: Tensor,
+        action: Tensor,
+        old: Tensor,
+        advantage: Tensor,
+        target: Tensor,
+    ) -> Tensor:
+        """Take one optimiser step; return (policy loss, value loss, change of ratio, gradient norm)."""
+        mean, value = actor(self.policy)(observation), self.critic.value(standard)[..., None]
+        with torch.no_grad():
+            found = self._gradients(mean, value, action, old, advantage, target)
+        surrogate, change, error, (by_mean, by_deviation, by_value) = found
+        self.log_deviation.grad = by_deviation
+        torch.autograd.backward((mean, value), (by_mean, by_value))
+        norm = self.descent.step()
+        return torch.stack([-surrogate, error.square().mean(), change, norm])
+
+    def _gradients(
+        self, mean: Tensor, value: Tensor, action: Tensor, old: Tensor, advantage: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Return the clipped surrogate (Schulman et al. 2017, eq. 7) and the loss' gradients, written out.
+
+        By hand because that takes a third of the kernels that autograd would launch; the tests compare the two.
+        """
+        config, count = self.config, len(mean)
+        white = (action - mean) * torch.exp(-self.log_deviation)
+        ratio = (self._log_probability(white)[..., None] - old).exp()
+        gain = ratio * advantage
+        bound = ratio.clamp(1.0 - config.ratio_clip, 1.0 + config.ratio_clip) * advantage
+        # Where the clipped branch is the smaller one the surrogate is flat.
+        weight = torch.where(gain <= bound, gain, 0.0) / -count
+        by_mean = weight * white * torch.exp(-self.log_deviation)
+        by_deviation = (weight * (white.square() - 1.0)).sum(0) - config.entropy_weight
+        error = value - target
+        by_value = error * (2.0 * config.value_weight / count)
+        surrogate, change = torch.minimum(gain, bound).mean(), (ratio - 1.0).abs().mean()
+        return surrogate, change, error, (by_mean, by_deviation, by_value)
 
     def state(self) -> dict[str, Any]:
         return {
             "policy": self.policy.state_dict(),
             "critic": self.critic.state_dict(),
             "log_deviation": self.log_deviation.detach(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.descent.state(),
             "scale": self.scale.state(),
             "exploration": self.exploration.get_state(),
             "generator": self.generator.get_state(),
@@ -188,7 +219,7 @@ class PPO(Algorithm):
         self.critic.load_state_dict(state["critic"])
         with torch.no_grad():
             self.log_deviation.copy_(state["log_deviation"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.load_state(state["optimizer"])
         self.scale.load_state(state["scale"])
         self.exploration.set_state(state["exploration"])
         self.generator.set_state(state["generator"])

@@ -26,7 +26,14 @@ from lipctrl.training import (
     measure_observation_scale,
     split_seed,
 )
-from lipctrl.training.algorithm import Critic, ReturnScale, TrainingDivergedError, actor, descend
+from lipctrl.training.algorithm import (
+    Critic,
+    Descent,
+    ReturnScale,
+    TrainingDivergedError,
+    actor,
+    require_finite,
+)
 from lipctrl.training.environments import Task
 from lipctrl.training.rollout import GymSimulator
 
@@ -213,12 +220,57 @@ def test_the_critic_standardises_and_the_scale_follows_the_rewards():
     assert again.value == scale.value
 
 
-def test_no_step_is_taken_with_a_gradient_that_is_not_finite():
-    weight = torch.nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.Adam([weight], lr=0.1)
-    with pytest.raises(TrainingDivergedError, match="gradient became NaN"):
-        descend(optimizer, weight.sqrt().sum() * 0.0, [weight], 1.0)
-    assert weight.tolist() == [0.0, 0.0]
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_no_step_is_taken_with_a_gradient_that_is_not_finite(bad):
+    weight = torch.nn.Parameter(torch.ones(2))
+    descent = Descent([weight], rate=0.1, clip=1.0)
+    weight.grad = torch.tensor([3.0, 4.0])
+    assert descent.step() == 5.0
+    moved, moments = weight.detach().clone(), descent.state()["state"][0]["exp_avg"].clone()
+    weight.grad = torch.tensor([1.0, bad])
+    norm = descent.step()
+    assert torch.equal(weight, moved)
+    assert torch.equal(descent.state()["state"][0]["exp_avg"], moments)
+    with pytest.raises(TrainingDivergedError, match="the gradient became NaN or infinite"):
+        require_finite(loss=torch.zeros(()), gradient=norm)
+
+
+def test_a_step_clips_the_gradient_as_torch_does():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (
+        [torch.nn.Parameter(torch.full(shape, 0.5)) for shape in ((3, 2), (4,))] for _ in range(2)
+    )
+    descent, adam = Descent(ours, 0.01, 0.5, betas=(0.8, 0.9)), torch.optim.Adam(theirs, 0.01, (0.8, 0.9))
+    for size in (10.0, 0.01, 1.0):
+        for a, b in zip(ours, theirs, strict=True):
+            b.grad = size * torch.randn(b.shape, generator=generator)
+            a.grad = b.grad.clone()
+        norm = torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+        adam.step()
+        torch.testing.assert_close(descent.step(), norm)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_written_out_gradients_are_those_of_the_surrogate(pendulum):
+    config = PPOConfig(environments=2, horizon=4, ratio_clip=0.2, entropy_weight=0.01, value_weight=0.7)
+    learner = _learner(PPO, pendulum, config)
+    g = torch.Generator().manual_seed(3)
+    mean, value, action, old, advantage, target = (torch.randn(40, 1, generator=g) for _ in range(6))
+    old = learner._log_probability(action - mean)[:, None].detach() + 0.3 * old
+    mean.requires_grad_(), value.requires_grad_()
+    deviation = learner.log_deviation.exp()
+    density = torch.distributions.Normal(mean, deviation).log_prob(action)
+    ratio = (density - old).exp()
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+    loss = 0.7 * (value - target).square().mean() - surrogate - 0.01 * learner.log_deviation.sum()
+    expected = torch.autograd.grad(loss, (mean, learner.log_deviation, value))
+    with torch.no_grad():
+        found = learner._gradients(mean, value, action, old, advantage, target)
+    assert 0 < (ratio.clamp(0.8, 1.2) == ratio).sum() < 40
+    torch.testing.assert_close(found[0], surrogate)
+    for a, b in zip(found[3], expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ lets most pass to the next layers (equation (12) there), here as the LMI of a ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ import scipy.linalg
 from lipctrl.bounds.barrier import SolverError, solve
 from lipctrl.bounds.problem import Program, Reduction
 
+_TRTRI = scipy.linalg.get_lapack_funcs("trtri", dtype=np.float64)
 # How close to the edge of definiteness a multiplier may come, where only that edge limits it.
 _BACKOFF = 1e-6
 
@@ -26,49 +27,51 @@ _BACKOFF = 1e-6
 class Elimination:
     """Block Cholesky factors of the leading normalised LMI, grown layer by layer and sparse like the network."""
 
-    blocks: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    work: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    factor: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    blocks: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    """Column j of the LMI: blocks N_ij by row i ≤ j."""
+    factor: dict[int, dict[int, np.ndarray]] = field(default_factory=dict)
+    """Column j of the upper factor: R_ij by row i < j, and the inverse of R_jj at i = j."""
+
+    def add(self, i: int, j: int, value: np.ndarray) -> None:
+        """Add a matrix to block (i, j), i ≤ j."""
+        column = self.blocks.setdefault(j, {})
+        column[i] = column[i] + value if i in column else value
 
     def refactor(self, first: int, last: int) -> None:
-        """Recompute the factor's columns first..last from the stored blocks (upper factor, R_ij for i ≤ j)."""
+        """Recompute the factor's columns first..last from the stored blocks."""
         for j in range(first, last + 1):
-            if (j, j) not in self.blocks:
+            if j not in self.blocks:
                 continue
-            for key in [k for k in self.factor if k[1] == j]:
-                del self.factor[key]
-            above = [i for i in range(j) if (i, i) in self.factor]
-            for i in above:
-                value = self.blocks.get((i, j))
-                for k in above:
-                    if k < i and (k, i) in self.factor and (k, j) in self.factor:
-                        update = self.factor[k, i].T @ self.factor[k, j]
-                        value = -update if value is None else value - update
-                if value is not None:
-                    root = self.factor[i, i]
-                    self.factor[i, j] = scipy.linalg.solve_triangular(
-                        root, value, trans=1, check_finite=False
-                    )
-            pivot = self.blocks[j, j].copy()
-            for i in above:
-                if (i, j) in self.factor:
-                    pivot -= self.factor[i, j].T @ self.factor[i, j]
-            self.factor[j, j] = scipy.linalg.cholesky(pivot, check_finite=False)
+            pivot = self.blocks[j][j]
+            column = self.whiten({i: m.T for i, m in self.blocks[j].items() if i < j}, j - 1)
+            for solved in column.values():
+                pivot = pivot - solved.T @ solved
+            root = scipy.linalg.cholesky(pivot, check_finite=False)
+            column[j] = _inverse(root)
+            self.factor[j] = column
 
-    def whiten(self, maps: dict[int, np.ndarray], last: int) -> dict[int, np.ndarray]:
+    def whiten(self, maps: Mapping[int, np.ndarray], last: int) -> dict[int, np.ndarray]:
         """Return the blocks of R^{-T} Vᵀ: their Gram matrix is V N⁻¹ Vᵀ."""
         out: dict[int, np.ndarray] = {}
-        for i in range(last + 1):
-            if (i, i) not in self.factor:
+        for i in range(min(maps, default=last + 1), last + 1):
+            if i not in self.factor:
                 continue
             value = maps[i].T if i in maps else None
-            for k, solved in out.items():
-                if (k, i) in self.factor:
-                    update = self.factor[k, i].T @ solved
+            column = self.factor[i]
+            for k, upper in column.items():
+                if k in out:
+                    update = upper.T @ out[k]
                     value = -update if value is None else value - update
             if value is not None:
-                out[i] = scipy.linalg.solve_triangular(self.factor[i, i], value, trans=1, check_finite=False)
+                out[i] = column[i].T @ value
         return out
+
+
+def _inverse(root: np.ndarray) -> np.ndarray:
+    inverse, info = _TRTRI(root)
+    if info != 0:
+        raise np.linalg.LinAlgError("a factor is singular")
+    return inverse
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def layer_wise(reduction: Reduction, *, fast: bool) -> LayerWise:
         When a pivot loses definiteness to rounding (weights beyond the range of float64).
     """
     elimination = Elimination()
-    elimination.blocks[0, 0] = np.eye(reduction.sizes[0])
+    elimination.add(0, 0, np.eye(reduction.sizes[0]))
     multipliers: dict[int, np.ndarray] = {}
     fallbacks: list[int] = []
     try:
@@ -182,7 +185,7 @@ def layer_wise(reduction: Reduction, *, fast: bool) -> LayerWise:
             low, high = reduction.reduced.slopes[l - 1]
             whitened = elimination.whiten(maps, l - 1)
             gram = sum((w.T @ w for w in whitened.values()), np.zeros((len(low), len(low))))
-            lam = np.full(len(low), _fast(gram, low, high))
+            lam = _chosen(gram, low, high, reduction.reduced.reach[l - 1], len(reduction.maps))
             if not fast:
                 readers = [m[l] for m in [*reduction.maps[l:], reduction.output] if l in m]
                 try:
@@ -198,6 +201,25 @@ def layer_wise(reduction: Reduction, *, fast: bool) -> LayerWise:
     return LayerWise(multipliers, float(np.linalg.norm(stack, 2)) ** 2, tuple(fallbacks))
 
 
+def _chosen(
+    gram: np.ndarray, low: np.ndarray, high: np.ndarray, reach: np.ndarray, layers: int
+) -> np.ndarray:
+    """Return the multipliers of ECLipsE-Fast; neurons of narrow slopes get small ones that cost little."""
+    narrow = reach != 1.0
+    if not narrow.any():
+        return np.full(len(low), _fast(gram, low, high))
+    lam = np.empty(len(low))
+    # 2λ‖G‖ ≤ r/(2·layers) takes at most that share off the earlier pivots; the remainder q weighs r as little.
+    share = 0.5 / layers
+    inner = gram[np.ix_(narrow, narrow)]
+    largest = float(np.linalg.eigvalsh(inner)[-1])
+    lam[narrow] = 0.5 * share * np.minimum(reach[narrow], 1.0) / (largest if largest > 0.0 else 1.0)
+    if not narrow.all():
+        wide = np.ix_(~narrow, ~narrow)
+        lam[~narrow] = _fast(gram[wide] / (1.0 - share), low[~narrow], high[~narrow])
+    return lam
+
+
 def _append(
     elimination: Elimination,
     l: int,
@@ -207,16 +229,14 @@ def _append(
     high: np.ndarray,
 ) -> None:
     """Add layer l with its multipliers to the leading LMI and its factor."""
-    blocks = elimination.blocks
     curved = 2.0 * low * high * lam
     if curved.any():
         for j, map_j in maps.items():
             for k, map_k in maps.items():
                 if j <= k:
-                    value = map_j.T @ (curved[:, None] * map_k)
-                    blocks[j, k] = blocks[j, k] + value if (j, k) in blocks else value
+                    elimination.add(j, k, map_j.T @ (curved[:, None] * map_k))
         elimination.refactor(min(maps, default=l), l - 1)
     for j, matrix in maps.items():
-        blocks[j, l] = -matrix.T * ((low + high) * lam)
-    blocks[l, l] = 2.0 * np.diag(lam)
+        elimination.add(j, l, -matrix.T * ((low + high) * lam))
+    elimination.add(l, l, 2.0 * np.diag(lam))
     elimination.refactor(l, l)

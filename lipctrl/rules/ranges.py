@@ -1,7 +1,7 @@
 """Values and slopes of activations on intervals, enclosed outwards.
 
 Transcendental functions are evaluated in the decimal arithmetic of the standard library, whose exp, ln and
-sqrt are correctly rounded, with forty digits; one unit in the last place and 1e-38 are then added outwards. No
+sqrt are correctly rounded, with fifty digits; one unit in the last place and 1e-38 are then added outwards. No
 claim rests on the accuracy of a C library.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from lipctrl.activations import Activation, activation
 
-_DIGITS = Context(prec=40, Emin=-999999, Emax=999999, traps=[])
+_DIGITS = Context(prec=50, Emin=-999999, Emax=999999, traps=[])
 _SLACK = Decimal("1e-38")
 _NEGLIGIBLE = (Inexact, Rounded, Underflow, Overflow)
 _ONE = Decimal(1)
@@ -67,6 +67,31 @@ def _arctan(v: Decimal) -> Decimal:
     return total * 2**doublings
 
 
+_ROOT_TWO_PI = Decimal("2.5066282746310005024157652848110452530069867406099")
+
+
+def _bell(v: Decimal) -> Decimal:
+    """Return the standard normal density."""
+    return Decimal(0) if abs(v) > 40 else (-v * v / 2).exp() / _ROOT_TWO_PI
+
+
+def _normal(v: Decimal) -> Decimal:
+    """Return the standard normal distribution, 1/2 + density · (v + v³/3 + v⁵/15 + …), whose terms have one sign."""
+    if abs(v) > 14:
+        # The tail beyond 14 is below 1e-44.
+        return _ONE if v > 0 else Decimal(0)
+    term, total, k = v, v, 1
+    while abs(term) > Decimal("1e-45"):
+        k += 2
+        term = term * v * v / k
+        total += term
+    return _ONE / 2 + _bell(v) * total
+
+
+def _gelu_slope(v: Decimal) -> Decimal:
+    return _normal(v) + v * _bell(v)
+
+
 def _silu_slope(v: Decimal) -> Decimal:
     s, rest = _sigmoid(v), _sigmoid(-v)
     return s * (_ONE + v * rest)
@@ -80,6 +105,7 @@ _VALUES: dict[str, Callable[[Decimal], Decimal]] = {
     "arctan": _arctan,
     "softsign": lambda v: v / (_ONE + abs(v)),
     "silu": lambda v: v * _sigmoid(v),
+    "gelu": lambda v: v * _normal(v),
 }
 # Derivatives that fall with |v|, and derivatives that rise with v.
 _PEAKED: dict[str, Callable[[Decimal], Decimal]] = {
@@ -91,6 +117,16 @@ _PEAKED: dict[str, Callable[[Decimal], Decimal]] = {
 _RISING: dict[str, Callable[[Decimal], Decimal]] = {
     "softplus": _sigmoid,
     "elu": lambda v: _ONE if v >= 0 else _decay(v),
+}
+# Derivatives that rise between two extremes ±e and fall outside; e lies in the interval given.
+_WAVED: dict[str, tuple[Callable[[Decimal], Decimal], float, float]] = {
+    "silu": (_silu_slope, 2.399357, 2.399358),
+    "gelu": (_gelu_slope, 1.414213, 1.414214),
+}
+# Functions that fall up to an argument in the interval given and rise behind it, and a number below their minimum.
+_DIPPED: dict[str, tuple[float, float, float]] = {
+    "silu": (-1.278465, -1.278464, -0.278464543),
+    "gelu": (-0.751792, -0.751791, -0.169971208),
 }
 
 
@@ -133,20 +169,25 @@ def slope_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
         found = _enclose(_PEAKED[name], far)[0], _enclose(_PEAKED[name], near)[1]
     elif name in _RISING:
         found = _enclose(_RISING[name], low)[0], _enclose(_RISING[name], high)[1]
-    elif name == "silu":
-        found = _silu_slopes(low, high, least, most)
+    elif name in _WAVED:
+        found = _waved_slopes(name, low, high, least, most)
     else:
         return least, most
+    if name == "elu":
+        found = np.where(low >= 0.0, 1.0, found[0]), found[1]
     return np.maximum(least, found[0]), np.minimum(most, found[1])
 
 
-def _silu_slopes(low: np.ndarray, high: np.ndarray, least: np.ndarray, most: np.ndarray) -> Interval:
-    """σ' of SiLU rises between its extremes at ±2.39935… and falls outside."""
-    at_low, at_high = _enclose(_silu_slope, low), _enclose(_silu_slope, high)
-    minimum = np.where(low >= -2.39, np.minimum(at_low[0], at_high[0]), least)
-    minimum = np.where((high <= -2.4) | (low >= 2.4), at_high[0], minimum)
-    maximum = np.where(high <= 2.39, np.maximum(at_low[1], at_high[1]), most)
-    maximum = np.where((high <= -2.4) | (low >= 2.4), at_low[1], maximum)
+def _waved_slopes(
+    name: str, low: np.ndarray, high: np.ndarray, least: np.ndarray, most: np.ndarray
+) -> Interval:
+    """σ' rises between its extremes and falls outside, so its range is that of its ends beside the extremes."""
+    slope, before, behind = _WAVED[name]
+    at_low, at_high = _enclose(slope, low), _enclose(slope, high)
+    minimum = np.where(low >= -before, np.minimum(at_low[0], at_high[0]), least)
+    minimum = np.where((high <= -behind) | (low >= behind), at_high[0], minimum)
+    maximum = np.where(high <= before, np.maximum(at_low[1], at_high[1]), most)
+    maximum = np.where((high <= -behind) | (low >= behind), at_low[1], maximum)
     return minimum, maximum
 
 
@@ -173,18 +214,16 @@ def value_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
         return np.nextafter(bottom, -np.inf), np.nextafter(top, np.inf)
     if name == "soft_threshold":
         return np.nextafter(sigma.value(low), -np.inf), np.nextafter(sigma.value(high), np.inf)
-    if name == "silu":
+    if name in _DIPPED:
+        before, behind, lowest = _DIPPED[name]
         ends = _enclose(_VALUES[name], low), _enclose(_VALUES[name], high)
-        bottom = np.where((low <= -1.2784) & (high >= -1.2785), -0.27846455, np.inf)
+        bottom = np.where((low <= behind) & (high >= before), lowest, np.inf)
         return np.minimum(bottom, np.minimum(ends[0][0], ends[1][0])), np.maximum(ends[0][1], ends[1][1])
     if name in _VALUES:
         return _enclose(_VALUES[name], low)[0], _enclose(_VALUES[name], high)[1]
     if name == "sin":
         reach = np.minimum(1.0, np.maximum(np.abs(low), np.abs(high)))
         return -reach, reach
-    if name == "gelu":
-        # 0 ≤ max(v, 0) - gelu(v) = |v|Φ(-|v|) < 0.17 for every v.
-        return np.maximum(low, 0.0) - 0.1700001, np.maximum(high, 0.0)
     if name == "averaged":
         return _averaged_range(activation(params["activation"]), low, high)
     raise ValueError(f"there is no value range for the activation {name!r} on an interval")

@@ -1,9 +1,13 @@
-"""Eliminates what is linear from a graph of neurons, inside the arithmetic of the proof.
+"""Eliminates what is linear, or nearly so, from a graph of neurons, inside the arithmetic of the proof.
 
 A layer of slopes [s, s] (an affine layer, or a ReLU whose sign is known on a region) is an equation Δz = s Δv,
 not an inequality: it needs no multiplier and no row of the LMI. Substituting it is a product of
 matrices, which rounds; doing it here, with `Enclosure` or `Dyadic`, lets a certificate store the weights as they were
 given and still prove its claim about exactly those.
+
+A neuron of a narrow slope interval [m, s] (a smooth activation on a small box) is read as Δz = c Δv + r Δq with
+c ≈ (m + s)/2 and a neuron q of slopes [-1, 1]. In Δz itself its inequality would be a difference of terms that grow
+as 1/r; in Δq the LMI stays well conditioned down to a point, where the bound is the norm of the Jacobian.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from lipctrl.rules.base import Kind
 from lipctrl.rules.neurons import Graph
 
 Slopes = Sequence[tuple[np.ndarray, np.ndarray]]
+# Slope intervals narrower than this part of the larger slope are split into a line and a remainder.
+NARROW = 2.0**-5
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Reduced:
     """Increments of pre-activations and output as linear maps of x and of the neurons that stay nonlinear.
 
     `free[l-1]` indexes the nonlinear neurons of layer l; block 0 is the input and block l those
-    neurons. `maps[l-1][k]` gives their pre-activations from block k < l, `output[k]` the output.
+    neurons, of slopes `slopes[l-1]`. `maps[l-1][k]` gives their pre-activations from block k < l, `output[k]` the
+    output. `reach[l-1]` is r of a narrow neuron Δz = c Δv + r Δq and 1 where the neuron is Δz itself.
     """
 
     sizes: list[int]
@@ -34,6 +41,7 @@ class Reduced:
     slopes: list[tuple[np.ndarray, np.ndarray]]
     maps: list[dict[int, Any]]
     output: dict[int, Any]
+    reach: list[np.ndarray]
 
 
 def _combine(
@@ -52,23 +60,40 @@ def _combine(
 def reduce_graph(graph: Graph, slopes: Slopes, kind: Kind) -> Reduced:
     """Substitute every neuron whose slope interval is a point; the others keep a block of their own."""
     states: list[dict[int, Any]] = [{0: None}]
-    sizes, free, kept, maps = [graph.sizes[0]], [], [], []
+    reduced = Reduced([graph.sizes[0]], [], [], [], {}, [])
     for l, (low, high) in enumerate(slopes, start=1):
         drive = _combine(graph.sources[l - 1], states, kind)
         low, high = _quiet(drive, low, high, graph.groups[l - 1])
+        center, reach = _split(low, high, graph.groups[l - 1])
         loose = np.flatnonzero(low != high)
-        tight = np.flatnonzero(low == high)
-        free.append(loose)
-        kept.append((low[loose], high[loose]))
-        sizes.append(len(loose))
-        maps.append({k: m.take(loose, np.arange(m.shape[1])) for k, m in drive.items()} if len(loose) else {})
-        if not len(tight):
+        whole = len(loose) == len(low)
+        reduced.free.append(loose)
+        narrow = reach[loose] != 1.0
+        reduced.slopes.append((np.where(narrow, -1.0, low[loose]), np.where(narrow, 1.0, high[loose])))
+        reduced.reach.append(reach[loose])
+        reduced.sizes.append(len(loose))
+        taken = {k: m if whole else m.take(loose, np.arange(m.shape[1])) for k, m in drive.items()}
+        reduced.maps.append(taken if len(loose) else {})
+        if whole and not narrow.any():
             states.append({l: None})
             continue
-        states.append(_substituted(drive, low, tight, kind))
+        states.append(_substituted(drive, center, kind))
         if len(loose):
-            states[-1][l] = kind.exact(np.eye(len(low))[:, loose])
-    return Reduced(sizes, free, kept, maps, _combine(graph.sources[-1], states, kind))
+            states[-1][l] = kind.exact(np.diag(reach)[:, loose])
+    reduced.output.update(_combine(graph.sources[-1], states, kind))
+    return reduced
+
+
+def _split(low: np.ndarray, high: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return c (the known part of the slope) and r (the rest) with [m, s] inside c + r[-1, 1]; r = 1 keeps [m, s]."""
+    fixed = low == high
+    width = high - low
+    narrow = ~fixed & (width <= NARROW * np.maximum(np.abs(low), np.abs(high))) & (group == 1)
+    center = np.where(fixed, low, np.where(narrow, low + 0.5 * width, 0.0))
+    reach = np.maximum(high - center, center - low)
+    # Two roundings separate the computed reach from the true one; a subnormal slope has no relative error.
+    reach = np.where(narrow, reach * (1.0 + 2.0**-50) + 2.0**-1000, 1.0)
+    return center, reach
 
 
 def _quiet(
@@ -83,15 +108,13 @@ def _quiet(
     return np.where(moving, low, 0.0), np.where(moving, high, 0.0)
 
 
-def _substituted(drive: dict[int, Any], slope: np.ndarray, tight: np.ndarray, kind: Kind) -> dict[int, Any]:
-    """Return the maps of a layer whose neurons `tight` obey z = slope·v, with zero rows for the others."""
-    if len(tight) == len(slope) and (slope == 1.0).all():
+def _substituted(drive: dict[int, Any], slope: np.ndarray, kind: Kind) -> dict[int, Any]:
+    """Return the maps of the known parts z = slope·v of a layer; zero slopes give zero rows."""
+    if (slope == 1.0).all():
         return dict(drive)
-    factor = np.zeros(len(slope))
-    factor[tight] = slope[tight]
-    if not factor.any():
+    if not slope.any():
         return {}
-    column = kind.exact(factor).column()
+    column = kind.exact(slope).column()
     return {k: column.times(m) for k, m in drive.items()}
 
 

@@ -195,6 +195,29 @@ class TestLocal:
         lower = lipctrl.lipschitz_lower_bound(cert, region=(-1e-3, 1e-3))
         assert cert.gain <= lower * 1.02
 
+    @pytest.mark.parametrize(
+        "activation", ["tanh", "sigmoid", "softplus", "elu", "silu", "gelu", "arctan", "softsign"]
+    )
+    @pytest.mark.parametrize("radius", [1e-4, 1e-6, 1e-9, 0.0])
+    def test_a_shrinking_box_ends_in_the_jacobian(self, given, activation, radius):
+        """A neuron of nearly one slope is a line and a remainder; as an inequality it has no interior to speak of."""
+        layers = given.mlp([4, 16, 16, 2], seed=0)
+        cert = lipctrl.certify(layers, "local", region=(0.3 - radius, 0.3 + radius), activation=activation)
+        assert lipctrl.check(cert).ok
+        step = 1e-5 * np.eye(4)
+        jacobian = (cert.evaluate(0.3 + step) - cert.evaluate(0.3 - step)) / 2e-5
+        norm = np.linalg.norm(jacobian, 2)
+        assert norm * (1.0 - 1e-7) <= cert.gain <= norm * (1.0 + 1e-6 + 20.0 * radius)
+
+    def test_narrow_and_wide_neurons_share_a_layer(self, given):
+        rng = np.random.default_rng(0)
+        layers = [(rng.standard_normal((6, 2)), np.array([0.0, 0.1, 9.0, 12.0, 15.0, -20.0])), np.eye(6)[:3]]
+        layers.append((rng.standard_normal((2, 3)), np.zeros(2)))
+        for method in ("local", "eclipse-fast"):
+            cert = lipctrl.certify(layers, method, region=(-1.0, 1.0), activation=["elu", "softplus"])
+            assert lipctrl.check(cert).ok
+            assert lipctrl.lipschitz_lower_bound(cert, region=(-1.0, 1.0)) <= cert.gain
+
     def test_a_ball_is_its_box(self, given):
         layers = given.mlp([2, 6, 1], seed=4)
         ball = lipctrl.certify(layers, region={"center": [0.5, 0.0], "radius": 0.1}, activation="tanh")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import math
 from collections import deque
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from lipctrl.certificate import Certificate
 from lipctrl.nn.module import CertifiedModule
-from lipctrl.training.attack import Attack
+from lipctrl.training.attack import Attack, Loss, Wave
 from lipctrl.training.environments import Task, qualified
 from lipctrl.training.seeds import split_seed
 
@@ -31,7 +32,7 @@ class Perturbation:
     Parameters
     ----------
     observation_noise : standard deviation of Gaussian noise on the observation: one number or one each (its units).
-    attack : the adversary that moves the (noisy) observation, or None.
+    attack : the adversary that moves the (noisy) observation, an `Attack` or a `Wave`, or None.
     delay : samples by which every action arrives late; zero actions are under way at the start.
     gain_scale : k of the policy k·π, applied before the actuator limits of the environment.
     disturbance : standard deviation of a Gaussian disturbance, drawn in each step and added to the action before
@@ -39,7 +40,7 @@ class Perturbation:
     """
 
     observation_noise: Any = 0.0
-    attack: Attack | None = None
+    attack: Attack | Wave | None = None
     delay: int = 0
     gain_scale: float = 1.0
     disturbance: Any = 0.0
@@ -58,7 +59,7 @@ class Perturbation:
         """Return the perturbation as JSON values."""
         return {
             "observation_noise": np.asarray(self.observation_noise, dtype=np.float64).tolist(),
-            "attack": None if self.attack is None else vars(self.attack).copy(),
+            "attack": None if self.attack is None else self.attack.to_dict(),
             "delay": self.delay,
             "gain_scale": float(self.gain_scale),
             "disturbance": np.asarray(self.disturbance, dtype=np.float64).tolist(),
@@ -139,7 +140,7 @@ def evaluate(
     num_envs: int | None = None,
     env_options: Mapping[str, Any] | None = None,
     observation_noise: Any = 0.0,
-    attack: Attack | tuple[float, int] | None = None,
+    attack: Attack | Wave | tuple[float, int] | None = None,
     delay: int = 0,
     gain_scale: float = 1.0,
     disturbance: Any = 0.0,
@@ -162,7 +163,8 @@ def evaluate(
     num_envs : environments at a time; all episodes at once for batched environments, at most 16 otherwise.
     env_options : keywords of the environment, such as {"mass": 1.2}.
     observation_noise, delay, gain_scale, disturbance : see `Perturbation`.
-    attack : an `Attack`, or (epsilon, steps) for an l2 attack on the action. Needs a torch policy.
+    attack : an `Attack`, or (epsilon, steps) for an l2 attack on the action: these need a torch policy. Or a
+        `Wave`, which takes any policy. `worst_case` runs all of them and reports the worst.
     max_steps : episodes of environments without a time limit are cut here.
     device : of batched environments and torch policies.
 
@@ -189,9 +191,10 @@ def evaluate(
     perturbation = Perturbation(observation_noise, attack, delay, gain_scale, disturbance)
     device = torch.device(device)
     controller = _controller(policy, device)
-    if attack is not None and not isinstance(controller, nn.Module):
+    if isinstance(attack, Attack) and not isinstance(controller, nn.Module):
         raise ValueError(
-            f"an attack needs gradients, and a {type(policy).__name__} has none; pass the torch policy of the run"
+            f"an attack needs gradients, and a {type(policy).__name__} has none; pass the torch policy of the run, "
+            "or use a Wave"
         )
     streams = np.random.SeedSequence(split_seed(seed)["evaluation"]).spawn(2)
     reset_seeds = [int(s) for s in streams[0].generate_state(episodes) % 2**31]
@@ -208,7 +211,10 @@ def evaluate(
             # A batch of tensors has one generator; standard vector environments take a seed each.
             batched = bool(env.metadata.get("torch", False))
             used += seeds[:1] if batched else seeds
-            loop = _Loop(env, controller, perturbation, generator, device)
+            here = perturbation
+            if isinstance(attack, Wave):
+                here = dataclasses.replace(perturbation, attack=attack.episodes(done, done + env.num_envs))
+            loop = _Loop(env, controller, here, generator, device)
             parts.append(loop.run(seeds[0] if batched else seeds, max_steps))
         finally:
             env.close()
@@ -280,7 +286,7 @@ class _Loop:
         self.noise = self._deviation("observation_noise", observations.shape[0])  # type: ignore[index]
         self.disturbance = self._deviation("disturbance", actions.shape[0])  # type: ignore[index]
         attack = perturbation.attack
-        if attack is not None and attack.objective == "cost" and not hasattr(env.unwrapped, "plant"):
+        if isinstance(attack, Attack) and attack.objective == "cost" and not hasattr(env.unwrapped, "plant"):
             raise ValueError(
                 "the attack on the cost differentiates through the plant, and this environment has none; "
                 "use objective='action'"
@@ -313,7 +319,7 @@ class _Loop:
         rest = torch.zeros((n, self.lower.numel()), device=self.device, dtype=self.dtype)
         queue = deque([rest.clamp(self.lower, self.upper)] * self.perturbation.delay)
         for step in range(max_steps):
-            queue.append(self._act(self._tensor(observation), queue))
+            queue.append(self._act(self._tensor(observation), queue, step))
             action = queue.popleft()
             if self.disturbance is not None:
                 action = (action + self._gaussian(self.disturbance, n)).clamp(self.lower, self.upper)
@@ -335,20 +341,15 @@ class _Loop:
             )
         return total.cpu().numpy(), length.cpu().numpy(), failed.cpu().numpy()
 
-    def _act(self, observation: Tensor, queue: deque[Tensor]) -> Tensor:
+    def _act(self, observation: Tensor, queue: deque[Tensor], step: int) -> Tensor:
         """Return the command that the policy gives for what it is shown."""
         if self.noise is not None:
             observation = observation + self._gaussian(self.noise, len(observation))
         attack = self.perturbation.attack
-        if attack is not None and attack.epsilon > 0.0:
-            if attack.objective == "action":
-                with torch.no_grad():
-                    honest = self.controller(observation)
-                loss = lambda y: (self.controller(y) - honest).square().sum(-1)  # noqa: E731
-            else:
-                pending = list(queue)
-                loss = lambda y: self._cost_ahead(y, pending, attack.lookahead)  # noqa: E731
-            observation = attack.perturb(loss, observation, self.generator)
+        if isinstance(attack, Wave):
+            observation = observation + attack.offset(step, observation)
+        elif attack is not None and attack.epsilon > 0.0:
+            observation = attack.perturb(self._loss(attack, observation, queue), observation, self.generator)
         with torch.no_grad():
             command = self._command(observation)
         if self.device.type == "cpu" and not bool(torch.isfinite(command).all()):
@@ -358,26 +359,43 @@ class _Loop:
             )
         return command
 
+    def _loss(self, attack: Attack, observation: Tensor, queue: deque[Tensor]) -> Loss:
+        """Return what the attack maximises, for observations (n, p) or trials of them (k, n, p)."""
+        if attack.objective == "cost":
+            pending = list(queue)
+            return lambda y: self._cost_ahead(y, y - observation, pending, attack)
+        # Seen through the actuator: a budget spent on what the limits take away would be wasted.
+        with torch.no_grad():
+            honest = self._command(observation)
+        return lambda y: (self._command(y) - honest).square().sum(-1)
+
     def _command(self, observation: Tensor) -> Tensor:
-        action = self.controller(observation).to(self.dtype)
-        if action.shape != (len(observation), self.lower.numel()):
+        flat = observation.reshape(-1, observation.shape[-1])
+        action = self.controller(flat).to(self.dtype)
+        if action.shape != (len(flat), self.lower.numel()):
             raise ValueError(
                 f"the policy returned actions of shape {tuple(action.shape)}; expected "
-                f"({len(observation)}, {self.lower.numel()})"
+                f"({len(flat)}, {self.lower.numel()})"
             )
+        action = action.reshape(*observation.shape[:-1], -1)
         return (self.perturbation.gain_scale * action).clamp(self.lower, self.upper)
 
-    def _cost_ahead(self, observation: Tensor, pending: list[Tensor], steps: int) -> Tensor:
-        """Cost of the next steps when the policy is shown `observation` now and the truth afterwards."""
+    def _cost_ahead(
+        self, observation: Tensor, delta: Tensor, pending: list[Tensor], attack: Attack
+    ) -> Tensor:
+        """Cost of the next steps when the policy is shown `observation` now, and the truth plus δ if it is held."""
         env: Any = self.env.unwrapped
         plant, parameters = env.plant, env.parameters
-        state = env.state.to(self.dtype)
-        commands = deque([*pending, self._command(observation)])
-        total = torch.zeros(len(observation), device=self.device, dtype=self.dtype)
+        state = env.state.to(self.dtype).expand(*observation.shape[:-1], -1)
+        commands = deque(
+            [*(c.expand(*observation.shape[:-1], -1) for c in pending), self._command(observation)]
+        )
+        total = observation.new_zeros(observation.shape[:-1])
         # A delayed command shows its effect only after the delay.
-        for step in range(steps + self.perturbation.delay):
+        for step in range(attack.lookahead + self.perturbation.delay):
             if step:
-                commands.append(self._command(plant.observe(state)))
+                shown = plant.observe(state)
+                commands.append(self._command(shown + delta if attack.hold else shown))
             action = commands.popleft()
             following = plant.transition(state, action, None, parameters)
             total = total - plant.reward(state, action, following)

@@ -226,7 +226,10 @@ def test_attack_on_the_cost_needs_a_plant(certified: lipctrl.LipschitzPolicy) ->
     "arguments",
     [
         {"epsilon": -1.0},
-        {"epsilon": 1.0, "steps": 0},
+        {"epsilon": 1.0, "steps": 0, "starts": 0},
+        {"epsilon": 1.0, "steps": -1},
+        {"epsilon": 1.0, "starts": -1},
+        {"epsilon": 1.0, "scale": (1.0, 0.0)},
         {"epsilon": 1.0, "norm": "l1"},
         {"epsilon": 1.0, "objective": "fun"},
     ],

@@ -45,7 +45,17 @@ def regional_gain(region: RegionOfAttraction) -> float:
 
     It holds for pairs of trajectories that stay in the region; the disturbances that keep them there are not bounded
     here.
+
+    Raises
+    ------
+    ValueError
+        For a region that is not incremental: its sectors say nothing about pairs of trajectories.
     """
+    if not region.incremental:
+        raise ValueError(
+            "the region is not incremental (sectors about one equilibrium); expected "
+            "region_of_attraction(..., incremental=True), whose slopes hold for pairs"
+        )
     from lipctrl.analysis.lure_loop import lure_loop
 
     lure = lure_loop(region.form, region.graph, region.center)

@@ -73,8 +73,13 @@ def read_form(plant: Any) -> Any:
     return form
 
 
-def action_of(form: Any, graph: PolicyGraph, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (u, z, x⁺) of the unclipped loop at states (..., n), in float64."""
+def action_of(
+    form: Any,
+    graph: PolicyGraph,
+    state: np.ndarray,
+    actuator: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (u, z, x⁺) of the loop at states (..., n), in float64; u is clipped to `actuator` (low, high) if given."""
     if form.psi is None:
         raise ValueError(
             f"this Lur'e form only bounds the plant's Jacobian ({form.note}); a region of attraction needs the exact "
@@ -85,6 +90,9 @@ def action_of(form: Any, graph: PolicyGraph, state: np.ndarray) -> tuple[np.ndar
         u = graph.values(form.y_0 + state @ form.C.T + form.psi(z) @ form.D_w.T)[0]
     else:
         u = graph.values(form.y_0 + state @ form.C.T)[0]
+    if actuator is not None:
+        u = np.clip(u, *actuator)
+    if np.any(form.D_zu):
         z = z + u @ form.D_zu.T
     return u, z, state @ form.A.T + u @ form.B.T + form.psi(z) @ form.B_w.T
 

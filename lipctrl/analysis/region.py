@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.ball import as_ball
 from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, prove_limit
 from lipctrl.analysis.lure_loop import (
     LureLoop,
@@ -19,9 +20,10 @@ from lipctrl.analysis.lure_loop import (
     widened,
 )
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
+from lipctrl.analysis.saturated_region import SaturatedLoop, SectorEllipsoid, is_exact, largest_saturated
 from lipctrl.analysis.slope_loop import prove_loop
 from lipctrl.arithmetic import Enclosure
-from lipctrl.positivity import NotProvedError
+from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class RegionOfAttraction:
     converge to one equilibrium, within `offset` (in that norm) of `center`. The claim concerns the Lur'e form and
     the real-arithmetic map of the certificate's weights; the residual at `center` was evaluated in float64.
     `is_global` is True only if no limit restricts the claim (then P is only a metric and the volume is infinite).
+
+    With `incremental` False the claim is weaker and the ellipsoid larger: every trajectory from it stays in it and
+    converges to the one equilibrium, also while the actuator saturates at `actuator`; nothing is said about pairs of
+    trajectories. `slopes` are then sectors about the equilibrium (plant, neurons, dead zones) and `comparison` is the
+    gain G of the dead zones' argument Δu - GΔx.
     """
 
     center: np.ndarray
@@ -45,6 +52,9 @@ class RegionOfAttraction:
     multipliers: np.ndarray = field(repr=False)
     form: Any = field(repr=False)
     graph: PolicyGraph = field(repr=False)
+    incremental: bool = True
+    actuator: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    comparison: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def volume(self) -> float:
@@ -78,11 +88,14 @@ class RegionOfAttraction:
         return self.center + np.linalg.solve(root.T, sphere.T).T
 
     def simulate(self, states: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Run the loop without any clip from states (count, n); return states (steps+1, count, n) and actions."""
+        """Run the loop from states (count, n); return states (steps+1, count, n) and the actions that were applied.
+
+        Without any clip for an incremental claim (no command reaches a limit), with `actuator` for the other.
+        """
         x = np.array(states, dtype=np.float64)
         path, actions = [x], []
         for _ in range(steps):
-            u, _, x = action_of(self.form, self.graph, x)
+            u, _, x = action_of(self.form, self.graph, x, self.actuator)
             path.append(x)
             actions.append(u)
         return np.array(path), np.array(actions)
@@ -90,7 +103,8 @@ class RegionOfAttraction:
     def __str__(self) -> str:
         extent = ", ".join(f"{e:.4g}" for e in self.extent)
         size = "global" if self.is_global else f"volume {self.volume:.6g}, half-widths ({extent})"
-        return f"region of attraction: {size}, contraction {self.decay:.6g} a step; {'; '.join(self.scope)}"
+        kind = "region of attraction" if self.incremental else "region of attraction (not incremental)"
+        return f"{kind}: {size}, contraction {self.decay:.6g} a step; {'; '.join(self.scope)}"
 
 
 def _limits(
@@ -130,12 +144,13 @@ def region_of_attraction(
     state_limits: Any = None,
     decay: float = 0.9999,
     local: bool = True,
+    incremental: bool = True,
 ) -> RegionOfAttraction:
     """Return a proved ellipsoidal region of attraction of large volume for u = π(y) on a plant in Lur'e form.
 
     One inequality with two kinds of multipliers, of the plant's nonlinearity on its region and of the policy's neurons,
     is searched by cvxpy with Clarabel for the largest ellipsoid in which nothing saturates, then proved with bounds on
-    every rounding error (the solver is not trusted). All statements are incremental: slopes, not sectors.
+    every rounding error (the solver is not trusted). By default all statements are incremental: slopes, not sectors.
 
     Parameters
     ----------
@@ -145,6 +160,9 @@ def region_of_attraction(
     state_limits : (n,) |x_i| that must not be exceeded, or None; with them `local` sharpens the neurons' slopes on a
         sequence of boxes (Yin, Seiler & Arcak 2021) and keeps the largest ellipsoid.
     decay : √α < 1, contraction a sample that must be proved; a number nearer 1 gives a larger region.
+    incremental : False asks for convergence to the equilibrium alone. Commands may then exceed the actuator limits (a
+        dead zone with a free comparison gain, Gomes da Silva & Tarbouriech 2005), plant and neurons enter by sectors about
+        the equilibrium, and the ellipsoid is larger. The result says that it is not incremental.
 
     Raises
     ------
@@ -163,10 +181,29 @@ def region_of_attraction(
             f"the policy maps {graph.f0.shape[1]} observations to {graph.f0.shape[0]} actions; the plant has "
             f"{form.C.shape[0]} and {m}"
         )
-    limit_u = _action_limit(policy, action_limit, m)
+    low, high = _actuator(policy, action_limit, m)
+    # A symmetric limit inside the actuator's keeps it inactive.
+    limit_u = np.minimum(-low, high)
     limit_x = None if state_limits is None else _positive(state_limits, n, "state_limits")
     state = equilibrium_of(form, graph, np.zeros(n))
     lure = lure_loop(form, graph, state)
+    found: RegionOfAttraction | str
+    if incremental:
+        found = _largest(lure, form, limit_u, limit_x, decay, local)
+    else:
+        found = _saturated(lure, form, (low, high), limit_x, decay)
+    if isinstance(found, str):
+        raise ValueError(
+            f"no region of attraction was proved: {found}. Lower the policy's gain, widen the limits, give "
+            "state_limits so that slopes are bounded locally, or take decay nearer to 1"
+        )
+    return found
+
+
+def _largest(
+    lure: LureLoop, form: Any, limit_u: np.ndarray, limit_x: np.ndarray | None, decay: float, local: bool
+) -> RegionOfAttraction | str:
+    """Return the largest incremental region over a sequence of boxes; a string says why there is none."""
     best: RegionOfAttraction | None = None
     reason = "no ellipsoid exists for the global slopes of the neurons"
     boxes: list[np.ndarray | None] = [None]
@@ -178,21 +215,68 @@ def region_of_attraction(
             reason = found
         elif best is None or found.volume > best.volume:
             best = found
-    if best is None:
-        raise ValueError(
-            f"no region of attraction was proved: {reason}. Lower the policy's gain, widen the limits, give "
-            "state_limits so that slopes are bounded locally, or take decay nearer to 1"
-        )
-    return best
+    return reason if best is None else best
 
 
-def _action_limit(policy: Any, given: Any, m: int) -> np.ndarray:
+def _saturated(
+    lure: LureLoop,
+    form: Any,
+    actuator: tuple[np.ndarray, np.ndarray],
+    limit_x: np.ndarray | None,
+    decay: float,
+) -> RegionOfAttraction | str:
+    """Return the largest region of convergence to the equilibrium with saturation; a string says why there is none."""
+    top = np.full(len(lure.state), np.inf) if limit_x is None else limit_x - np.abs(lure.state)
+    if not (top > 0.0).all():
+        return "the equilibrium is not inside the state limits"
+    problem = SaturatedLoop.of(lure, form, actuator)
+    found = largest_saturated(problem, top, decay)
+    if isinstance(found, str):
+        return found
+    if not is_exact(lure, form) and not _ends_in_contraction(lure, form, actuator, found):
+        return "trajectories reach a neighbourhood of the equilibrium in which no contraction was proved"
+    scope = ("about one equilibrium: sectors, nothing about pairs of trajectories",)
+    if len(problem.zones):
+        shown = [np.round(side, 6).tolist() for side in actuator]
+        scope += (f"the actuator may saturate (applied actions within {shown[0]} … {shown[1]})",)
+    if np.isfinite(problem.argument_room).any():
+        scope += ("slopes of the plant on |C_z x + D_zu u| ≤ z_max",)
+    if np.isfinite(found.cage).all():
+        scope += (f"deviations within ±{np.round(found.cage, 6).tolist()}",)
+    return RegionOfAttraction(
+        lure.state, found.shape, decay, found.offset, False, scope, found.sectors, found.multipliers, form, lure.graph,
+        incremental=False, actuator=actuator, comparison=found.comparison,
+    )  # fmt: skip
+
+
+def _ends_in_contraction(
+    lure: LureLoop, form: Any, actuator: tuple[np.ndarray, np.ndarray], found: SectorEllipsoid
+) -> bool:
+    """Prove that the ball in which trajectories end lies in a region where the loop contracts to one equilibrium."""
+    limit_u = np.minimum(-actuator[0], actuator[1])
+    for size in (1e-2, 1e-4):
+        box = np.abs(lure.state) + size * found.extent
+        inner = _try_box(lure, form, limit_u, box, box, 1.0 - 1e-6)
+        if isinstance(inner, str):
+            continue
+        radius = Enclosure.exact(np.full((1, 1), found.offset))
+        gap = Enclosure.exact(found.shape) - radius.times(radius).times(Enclosure.exact(inner.shape))
+        try:
+            prove_positive_semidefinite({(0, 0): gap}, [len(box)])
+        except NotProvedError:
+            continue
+        return True
+    return False
+
+
+def _actuator(policy: Any, given: Any, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the limits (low, high) of what reaches the plant: the given ones and the policy's own clip."""
     limit = np.full(m, np.inf) if given is None else _positive(given, m, "action_limit")
-    clip = getattr(policy_certificate(policy), "limits", None)
+    low, high = -limit, limit
+    clip = as_ball(policy).limits
     if clip is not None:
-        # A symmetric limit inside the policy's own clip keeps that clip inactive.
-        limit = np.minimum(limit, np.minimum(-clip[0], clip[1]))
-    return limit
+        low, high = np.maximum(low, clip[0]), np.minimum(high, clip[1])
+    return low, high
 
 
 def _positive(values: Any, size: int, name: str) -> np.ndarray:

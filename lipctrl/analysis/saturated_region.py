@@ -1,0 +1,273 @@
+"""Regions of attraction beyond saturation: ellipsoids in which commands may exceed the actuator's limits.
+
+About one equilibrium the saturated command s = sat(u) obeys (Δs - Δu)(Δs - GΔx) ≤ 0 wherever |GΔx| is within what the
+actuator has left, for any comparison gain G: Δs lies between Δu and GΔx (Gomes da Silva & Tarbouriech 2005, Lemma
+1). The dead zone Δu - Δs is then one more channel of slopes [0, 1] with the argument Δu - GΔx. Neurons and plant enter by
+their sectors about the equilibrium (Yin, Seiler & Arcak 2021, §III-B), which are narrower than their slopes. The statement
+is convergence to that equilibrium and nothing about pairs of trajectories: it is **not incremental**.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, prove_limit
+from lipctrl.analysis.lure_loop import LureLoop, widened
+from lipctrl.analysis.policy_graph import assembled, zeros
+from lipctrl.analysis.sectors import neuron_sectors, plant_sectors
+from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop
+from lipctrl.arithmetic import Enclosure
+from lipctrl.positivity import NotProvedError
+
+
+@dataclass(frozen=True)
+class SectorEllipsoid:
+    """{x: (x - center)ᵀP(x - center) ≤ 1}, proved invariant: ‖x⁺ - center‖_P ≤ decay·‖x - center‖_P + residual.
+
+    `sectors` of all channels (plant, neurons, dead zones), `multipliers` and the `comparison` gain G are the proof.
+    `cage` bounds each state in the ellipsoid (inf: not limited), `offset` is how far from the centre trajectories
+    end at most, in the norm of P.
+    """
+
+    shape: np.ndarray
+    sectors: tuple[np.ndarray, np.ndarray]
+    multipliers: np.ndarray
+    comparison: np.ndarray
+    offset: float
+    cage: np.ndarray
+
+    @property
+    def extent(self) -> np.ndarray:
+        return np.sqrt(np.diag(np.linalg.inv(self.shape)))
+
+    @property
+    def size(self) -> float:
+        """Return the volume up to a constant factor."""
+        return 1.0 / math.sqrt(float(np.linalg.det(self.shape)))
+
+
+@dataclass(frozen=True)
+class SaturatedLoop:
+    """The loop around `lure.state` with s = sat(u) between the policy and the plant.
+
+    `loop` has the channels ψ, neurons, dead zones (`zones`: one for each limited action); `room` is what the actuator
+    has left on the nearer side, `argument_rows` give Δz from (Δx, Δw).
+    """
+
+    lure: LureLoop
+    form: Any
+    loop: SlopeLoop
+    argument_rows: Enclosure
+    zones: np.ndarray
+    room: np.ndarray
+    swing: np.ndarray
+
+    @classmethod
+    def of(cls, lure: LureLoop, form: Any, limits: tuple[np.ndarray, np.ndarray]) -> SaturatedLoop:
+        """Assemble the loop; every command at rest must be strictly inside the limits."""
+        left, right = lure.action - limits[0], limits[1] - lure.action
+        nearer = np.minimum(left, right)
+        limited = np.flatnonzero(np.isfinite(nearer))
+        if not (nearer > 0.0).all():
+            raise ValueError(
+                f"at rest the action is {np.round(lure.action, 6).tolist()}, at or beyond the actuator limits; train a "
+                "policy that rests inside them"
+            )
+        n, m = form.B.shape
+        k, h, q = len(form.lower), lure.graph.neurons, len(limited)
+        graph = lure.graph
+        a, b, b_w, c_z, d_zu, c, d_w = (
+            Enclosure.exact(np.asarray(x, dtype=np.float64))
+            for x in (form.A, form.B, form.B_w, form.C_z, form.D_zu, form.C, form.D_w)
+        )
+        command = assembled([[graph.f0 @ c, graph.f0 @ d_w, graph.f1, zeros(m, q)]])
+        zone = Enclosure.exact(np.hstack([np.zeros((m, n + k + h)), np.eye(m)[:, limited]]))
+        applied = command - zone
+        argument = assembled([[c_z, zeros(k, k + h + q)]]) + d_zu @ applied
+        drive = assembled([[graph.g0 @ c, graph.g0 @ d_w, graph.g1, zeros(h, q)]])
+        columns = np.arange(n + k + h + q)
+        channels = assembled([[argument], [drive], [command.take(limited, columns)]])
+        step = assembled([[a, b_w, zeros(n, h + q)]]) + b @ applied
+        rows, states = np.arange(k + h + q), np.arange(n)
+        p = c.shape[0]
+        base = lure.loop
+        loop = SlopeLoop(
+            a=step.take(states, columns[:n]), b=step.take(states, columns[n:]),
+            c=channels.take(rows, columns[:n]), d=channels.take(rows, columns[n:]),
+            e=b, h=zeros(k + h + q, m), y=c, z=assembled([[d_w, zeros(p, h + q)]]), j=zeros(p, m),
+            lower=np.concatenate([base.lower, np.zeros(q)]), upper=np.concatenate([base.upper, np.ones(q)]),
+            owner=np.concatenate([base.owner, int(base.owner.max(initial=-1)) + 1 + np.arange(q)]).astype(int),
+            sample_time=base.sample_time,
+        )  # fmt: skip
+        # How far the applied action can be from rest.
+        return cls(lure, form, loop, argument, k + h + np.arange(q), nearer[limited], np.maximum(left, right))
+
+    def with_sectors(self, cage: np.ndarray) -> SaturatedLoop:
+        """Return the loop with sectors that hold while |Δx| ≤ cage (inf: anywhere)."""
+        form, lure = self.form, self.lure
+        k = len(form.lower)
+        # 0·inf is no reach at all.
+        reach = _reach(form.C_z, cage) + _reach(form.D_zu, self.swing)
+        within = np.minimum(reach, self.argument_room) * (1.0 + 1e-9)
+        low, high = plant_sectors(form, lure.argument, within)
+        steep = np.maximum(np.abs(low), np.abs(high))
+        change = np.where(steep > 0.0, steep * np.where(steep > 0.0, within, 0.0), 0.0)
+        if np.isfinite(cage).all() and np.isfinite(change).all():
+            neurons = neuron_sectors(lure, form, cage, change)
+        else:
+            neurons = lure.graph.lower, lure.graph.upper
+        lower, upper = self.loop.lower.copy(), self.loop.upper.copy()
+        lower[:k], upper[:k] = low, high
+        first = k + lure.graph.neurons
+        lower[k:first], upper[k:first] = neurons
+        lower[:first], upper[:first] = widened(lower[:first], upper[:first])
+        return replace(self, loop=self.loop.with_slopes(lower, upper))
+
+    @property
+    def argument_room(self) -> np.ndarray:
+        """How far each argument of ψ may move before the form's region ends."""
+        return self.form.z_max - np.abs(self.lure.argument)
+
+    def limits(self, cage: np.ndarray) -> list[Limit]:
+        """Return the limits that the sectors rely on: states in the cage, arguments in the form's region."""
+        found: list[Limit] = []
+        columns = np.arange(self.argument_rows.shape[1])
+        for i, room in enumerate(self.argument_room):
+            if np.isfinite(room):
+                if not room > 0.0:
+                    raise ValueError(
+                        "at rest the plant is outside the region of its Lur'e form; widen the region"
+                    )
+                found.append(
+                    Limit(self.argument_rows.take(np.array([i]), columns), float(room), "slope region")
+                )
+        eye = np.eye(self.loop.states, len(columns))
+        for i in np.flatnonzero(np.isfinite(cage)):
+            found.append(Limit(Enclosure.exact(eye[i : i + 1]), float(cage[i]), "state limits"))
+        return found
+
+    def compared(self, gain: np.ndarray) -> SlopeLoop:
+        """Return the loop whose dead zones have the argument Δu - GΔx."""
+        shift = np.zeros((self.loop.channels, self.loop.states))
+        shift[self.zones] = gain
+        return replace(self.loop, c=self.loop.c - Enclosure.exact(shift))
+
+    def prove(self, found: SectorEllipsoid, limit_multipliers: list[np.ndarray], decay: float) -> None:
+        """Prove the ellipsoid from its stored numbers, or raise NotProvedError."""
+        checked = self.with_sectors(found.cage)
+        loop = checked.compared(found.comparison).with_slopes(*found.sectors)
+        if (loop.lower > checked.loop.lower).any() or (loop.upper < checked.loop.upper).any():
+            raise NotProvedError("a sector is narrower than what was derived")
+        prove_loop(loop, found.shape, found.multipliers, decay)
+        limits = self.limits(found.cage)
+        if len(limits) != len(limit_multipliers):
+            raise NotProvedError("a limit has no multipliers")
+        for limit, row in zip(limits, limit_multipliers, strict=True):
+            prove_limit(loop, limit, found.shape, row)
+        n, none = loop.states, np.zeros(loop.channels)
+        for gain, room in zip(found.comparison, self.room, strict=True):
+            row = Enclosure.exact(np.concatenate([gain, none])[None, :])
+            prove_limit(loop, Limit(row, float(room), "comparison gain"), found.shape, none)
+        if found.comparison.shape != (len(self.zones), n):
+            raise NotProvedError("the comparison gain has the wrong shape")
+
+
+def _reach(matrix: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Return |matrix|·bound where 0·inf = 0."""
+    weights = np.abs(matrix)
+    product = np.where(weights > 0.0, weights * np.where(weights > 0.0, bound, 0.0), 0.0)
+    return product.sum(axis=1)
+
+
+def search(
+    problem: SaturatedLoop, cage: np.ndarray, decay: float, scale: np.ndarray
+) -> SectorEllipsoid | str:
+    """Search and prove an ellipsoid in a cage; a string says why there is none."""
+    local = problem.with_sectors(cage)
+    limits = local.limits(cage)
+    reason = "the search found no ellipsoid"
+    for reserve in (1e-7, 1e-6, 1e-5, 1e-4):
+        guess = largest_ellipsoid(
+            local.loop, limits, decay * (1.0 - 1e-7), reserve, scale, dead_zones=local.zones, room=local.room
+        )
+        if guess is None:
+            continue
+        p = guess.shape
+        # The equilibrium and its image were evaluated in float64.
+        error = np.abs(problem.lure.residual) + 1e-14 * (1.0 + np.abs(problem.lure.state))
+        if is_exact(problem.lure, problem.form):
+            error = np.zeros_like(error)
+        offset = float(np.sqrt(np.abs(error @ np.abs(p) @ error))) / (1.0 - decay)
+        found = SectorEllipsoid(
+            p, (local.loop.lower, local.loop.upper), guess.multipliers, guess.comparison, offset, cage
+        )
+        try:
+            problem.prove(found, guess.limit_multipliers, decay)
+        except NotProvedError as error_:
+            reason = f"an ellipsoid was found but not proved ({error_})"
+            continue
+        if not offset < 0.5:
+            return "no equilibrium of the loop was found near the origin"
+        return found
+    return reason
+
+
+def is_exact(lure: LureLoop, form: Any) -> bool:
+    """Whether the equilibrium is the origin with a zero action, free of rounding (no biases anywhere)."""
+    rest = (lure.state, lure.action, lure.argument, lure.residual)
+    biases = (form.y_0, lure.graph.f_bias, lure.graph.g_bias)
+    return not any(np.any(part) for part in (*rest, *biases))
+
+
+def _natural_cage(problem: SaturatedLoop) -> np.ndarray | None:
+    """Return half-widths of an ellipsoid of the linearised loop on whose boundary a limit is met; None if unstable."""
+    n = problem.loop.states
+    tiny = problem.with_sectors(np.full(n, 1e-4)).loop
+    slopes = 0.5 * (tiny.lower + tiny.upper)
+    slopes[problem.zones] = 0.0
+    matrix = tiny.frozen(slopes)
+    if not np.isfinite(matrix).all() or np.abs(np.linalg.eigvals(matrix)).max(initial=0.0) >= 1.0 - 1e-9:
+        return None
+    spread = scipy.linalg.solve_discrete_lyapunov(matrix, np.eye(n))
+    inner = np.linalg.solve(
+        np.eye(len(slopes)) - slopes[:, None] * tiny.d.middle(), slopes[:, None] * tiny.c.middle()
+    )
+    drive = tiny.c.middle() + tiny.d.middle() @ inner
+    rows = [drive[z] / room for z, room in zip(problem.zones, problem.room, strict=True)]
+    rows += [
+        drive[i] / room for i, room in enumerate(problem.argument_room) if np.isfinite(room) and room > 0.0
+    ]
+    reach = max((float(np.sqrt(r @ spread @ r)) for r in rows), default=0.0)
+    return np.sqrt(np.diag(spread)) / (reach if reach > 0.0 else 1.0)
+
+
+def largest_saturated(problem: SaturatedLoop, top: np.ndarray, decay: float) -> SectorEllipsoid | str:
+    """Search the largest proved ellipsoid over cages up to `top` (inf: free); a string says why there is none."""
+    natural = _natural_cage(problem)
+    if natural is None:
+        return "the loop about its equilibrium is not stable"
+    best: SectorEllipsoid | None = None
+    reason = "no cage was tried"
+    cages = [top, *(np.minimum(top, t * natural) for t in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0))]
+    if np.isfinite(top).any():
+        cages += [np.minimum(t * top, 50.0 * natural) for t in (0.7, 0.5, 0.35, 0.2)]
+    for cage in cages:
+        found = search(problem, cage, decay, np.where(np.isfinite(cage), cage, natural))
+        if isinstance(found, str):
+            reason = found
+        elif best is None or found.size > best.size:
+            best = found
+    # A cage of the shape of what was found has sectors that are no wider than needed.
+    for growth in (2.0, 1.4, 1.1, 1.02) if best is not None else ():
+        for _ in range(4):
+            cage = np.minimum(top, growth * best.extent)
+            found = search(problem, cage, decay, cage)
+            if isinstance(found, str) or not found.size > 1.001 * best.size:
+                break
+            best = found
+    return reason if best is None else best

@@ -18,7 +18,7 @@ import scipy.optimize
 from lipctrl.analysis.kyp import kyp_proof
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
-from lipctrl.analysis.popov import PopovForm, level_test
+from lipctrl.analysis.popov import PopovForm, band_test, level_test
 from lipctrl.analysis.sweep import ModalSweep
 
 # Curvature so small that it never limits a step.
@@ -54,17 +54,32 @@ class March:
 
 
 class Path:
-    """A family t ↦ Φ(t) over one system, with the bound N of its curvature."""
+    """A family t ↦ Φ(t) over one system, with the bound N of its curvature.
+
+    `band` = (low, high) [rad/s] restricts every statement to these frequencies, the ends included.
+    """
 
     def __init__(
-        self, system: Realization, quadratic: Callable[[float], Quadratic], u: MidRad, v: MidRad
+        self,
+        system: Realization,
+        quadratic: Callable[[float], Quadratic],
+        u: MidRad,
+        v: MidRad,
+        band: tuple[float, float] | None = None,
     ) -> None:
         self._system, self._quadratic, self._u, self._v = system, quadratic, u, v
+        self._band = band
         base = quadratic(0.0)
-        probe = PopovForm(system, base.w.H @ base.w, MidRad.zeros(*system.D.shape), MidRad.eye(system.inputs))
+        # Complex coefficients: what happens at -ω is not the mirror image of what happens at ω.
+        self._two_sided = any(np.iscomplexobj(m.mid) for m in (base.j, base.l, base.w, system.a))
+        gram = base.l.H @ base.l - base.w.H @ base.w
+        probe = PopovForm(system, gram, base.l.H @ base.j, MidRad.eye(system.inputs))
         self._sweep = ModalSweep.of(probe)
         grid = np.zeros(1) if self._sweep is None else self._sweep.grid()
         self._frequencies = grid if system.is_discrete else np.append(grid, np.inf)
+        if band is not None:
+            inside = grid[(grid > band[0]) & (grid < band[1])]
+            self._frequencies = np.unique(np.concatenate([np.linspace(*band, 9), inside]))
 
     def _values(self, at: float, omegas: np.ndarray) -> np.ndarray:
         """Return the largest λ with Φ ⪰ λN (where Φ is indefinite: its smallest eigenvalue), unverified."""
@@ -122,10 +137,12 @@ class Path:
             if not best > 0.0:
                 return Proof(at, -math.inf, best, where)
             form = self._form(at, share * best)
-            test = level_test(form, 0.0)
+            test = level_test(form, 0.0) if self._band is None else band_test(form, 0.0, *self._band)
             if test.proved or (test.crossings.size and self._inequality(form, where)):
                 return Proof(at, share * best, best, where)
-            points = np.unique(np.abs(test.crossings))
+            points = np.unique(test.crossings if self._two_sided else np.abs(test.crossings))
+            if self._band is not None:
+                points = points[(points >= self._band[0]) & (points <= self._band[1])]
             if points.size:
                 points = np.concatenate([points, (points[1:] + points[:-1]) / 2.0])
                 self._frequencies = np.unique(np.concatenate([self._frequencies, points]))
@@ -138,7 +155,7 @@ class Path:
 
     def _inequality(self, form: PopovForm, where: float) -> bool:
         """Try the matrix inequality, for systems whose eigenvectors are too ill-conditioned."""
-        if self._sweep is None or form.states > 40:
+        if self._sweep is None or form.states > 40 or self._band is not None:
             return False
         return kyp_proof(form, 0.0, form.lowest(where), replace(self._sweep, form=form))
 

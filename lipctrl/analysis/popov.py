@@ -127,6 +127,50 @@ def level_test(form: PopovForm, level: float) -> LevelTest:
     return LevelTest(not near.any(), crossings, radii)
 
 
+def band_test(form: PopovForm, level: float, low: float, high: float) -> LevelTest:
+    """Try to prove Φ(ω) ≻ level·I for low ≤ ω ≤ high [rad/s], `low` finite; what Φ does elsewhere does not matter.
+
+    Φ - level·I is proved positive at one frequency of the band and proved regular at all others: no disc around an
+    eigenvalue of the pencil touches the band. Otherwise return the frequencies of the discs that touch it.
+    """
+    if not (math.isfinite(level) and math.isfinite(low) and low <= high):
+        return _NOTHING
+    anchor = low if math.isinf(high) else 0.5 * (low + high)
+    if form.states == 0:
+        return level_test(form, level)
+    discs = _pencil_spectrum(form, level)
+    if discs is None or not _value_bound(form, level, anchor) > 0.0:
+        return _NOTHING
+    near = ~(discs.radii * (1.0 + 1e-12) < np.abs(np.real(discs.centers)))
+    crossings, radii = np.imag(discs.centers)[near], discs.radii[near]
+    if form.system.is_discrete:
+        step = form.system.sample_time
+        left, right = (2.0 * np.arctan(crossings + sign * radii) / step for sign in (-1.0, 1.0))
+        crossings, radii = 2.0 * np.arctan(crossings) / step, 0.5 * (right - left)
+    else:
+        left, right = crossings - radii, crossings + radii
+    slack = 1e-12 * (abs(low) + (abs(high) if math.isfinite(high) else 0.0))
+    touching = ~((right < low - slack) | (left > high + slack))
+    return LevelTest(not touching.any(), crossings[touching], radii[touching])
+
+
+def _value_bound(form: PopovForm, level: float, omega: float) -> float:
+    """Return a proved lower bound of λ_min(Φ(ω) - level·I), with the point jω (e^{jωdt}) as it was rounded."""
+    system, point = form.system, complex(form.system.point(omega))
+    shift = MidRad(
+        np.eye(form.states) * point,
+        np.eye(form.states) * (4.0 * UNIT * abs(point) if system.is_discrete else 0.0),
+    )
+    inverse = (shift - system.a).inverse()
+    if inverse is None:
+        return -math.inf
+    x = inverse @ system.b
+    cross = x.H @ form.s
+    return smallest_eigenvalue_bound(
+        x.H @ form.q @ x + cross + cross.H + form.r - MidRad(level * np.eye(form.size))
+    )
+
+
 def _anchor(form: PopovForm, level: float) -> float:
     """Return a proved lower bound of λ_min(Φ - level·I) at z = 1 or z = -1, whichever A is farther from."""
     eye = MidRad.eye(form.states)

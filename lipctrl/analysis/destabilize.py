@@ -1,0 +1,230 @@
+"""What a margin stops: a perturbation that destabilises the loop, and a time simulation on either side of it."""
+
+from __future__ import annotations
+
+import cmath
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from lipctrl.analysis.falsify_linear import LinearPolicy, closed_loop_matrix
+from lipctrl.analysis.plant import Realization
+
+# Shares of the way from the nominal loop to the perturbation by which a simulation keeps off its size.
+_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+# A simulation is long enough to see this factor of growth and of decay, or this many oscillations.
+_FACTOR, _PERIODS, _SAMPLES = 20.0, 60.0, 1500
+
+
+@dataclass(frozen=True)
+class LinearLoop:
+    """An autonomous real loop x' = Ax (x⁺ = Ax with a sample time), seen through y = Cx."""
+
+    a: np.ndarray
+    c: np.ndarray
+    sample_time: float
+
+    def rate(self) -> float:
+        """Return the growth rate [1/s] of the fastest growing (slowest decaying) mode."""
+        poles = np.linalg.eigvals(self.a)
+        if self.sample_time == 0.0:
+            return float(poles.real.max())
+        largest = float(np.abs(poles).max())
+        return math.log(largest) / self.sample_time if largest > 0.0 else -math.inf
+
+    def mode(self) -> tuple[complex, np.ndarray]:
+        """Return the dominant pole and a real state that excites it."""
+        poles, vectors = np.linalg.eig(self.a)
+        size = np.abs(poles) if self.sample_time else poles.real
+        worst = int(np.argmax(size))
+        vector = vectors[:, worst]
+        seen = self.c @ vector
+        turn = seen[int(np.argmax(np.abs(seen)))]
+        state = np.real(vector / turn) if abs(turn) > 1e-12 else np.real(vector)
+        return complex(poles[worst]), state
+
+    def run(self, state: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return the outputs (N, outputs) at evenly spaced times, exact up to rounding."""
+        step = self.a if self.sample_time else scipy.linalg.expm(self.a * float(time[1] - time[0]))
+        out = np.empty((len(time), len(self.c)))
+        for k in range(len(time)):
+            out[k] = self.c @ state
+            state = step @ state
+        return out
+
+
+def linear_loop(plant: Realization, policy: LinearPolicy) -> LinearLoop | None:
+    """Close u = π(y) (positive feedback); a complex policy becomes a real loop of two copies of the plant.
+
+    A complex gain z acts on the pair of copies as the real matrix [Re z, -Im z; Im z, Re z]: a rotation of the
+    controls between the copies where |z| = 1.
+    """
+    a = closed_loop_matrix(plant, policy)
+    if a is None:
+        return None
+    e = np.linalg.inv(np.eye(plant.inputs) - policy.d @ plant.D)
+    c = np.hstack([plant.C + plant.D @ e @ policy.d @ plant.C, plant.D @ e @ policy.c])
+    if np.iscomplexobj(a):
+        a = np.block([[a.real, -a.imag], [a.imag, a.real]])
+        c = np.hstack([c.real, -c.imag])
+    return LinearLoop(a, np.real(c), plant.sample_time)
+
+
+@dataclass(frozen=True)
+class MarginSimulation:
+    """Outputs of a loop with a perturbation a little smaller and a little larger than the one that destabilises.
+
+    `time` (N,) [s] (samples for dt=True), `inside` and `outside` (N, outputs), from the same state;
+    `inside_value`, `outside_value` are the sizes of the perturbation, in `unit`.
+    """
+
+    time: np.ndarray
+    inside: np.ndarray
+    outside: np.ndarray
+    inside_value: float
+    outside_value: float
+    quantity: str
+    unit: str
+    frequency: float
+    sample_time: float
+
+    @property
+    def growth(self) -> tuple[float, float]:
+        """Largest output in the last quarter over that in the first quarter: (inside, outside)."""
+        quarter = max(len(self.time) // 4, 1)
+        sizes = [
+            (float(np.abs(y[-quarter:]).max()), float(np.abs(y[:quarter]).max()))
+            for y in (self.inside, self.outside)
+        ]
+        inside, outside = (late / early if early > 0.0 else math.nan for late, early in sizes)
+        return inside, outside
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """Draw both runs (`lipctrl.plots.margin_simulation_plot`); returns the axes."""
+        return importlib.import_module("lipctrl.plots.margin_simulation").margin_simulation_plot(self, ax=ax)
+
+
+@dataclass(frozen=True)
+class Destabilization:
+    """A perturbation of the class, of size `value`, with which the loop was seen to be unstable.
+
+    Attributes
+    ----------
+    quantity, unit, value : what is perturbed and by how much; `nominal` is its value in the nominal loop.
+    kind : the perturbation in words.
+    frequency : where the unstable pole oscillates [rad/s]; pole : that pole (of the z-plane in discrete time).
+    policy : the linear policy of the class in the loop (u = π(y), positive feedback), or None.
+    matrix : the perturbation as a matrix (real where it is static, complex at `frequency` otherwise), or None.
+    """
+
+    quantity: str
+    unit: str
+    value: float
+    nominal: float
+    kind: str
+    frequency: float
+    pole: complex
+    policy: LinearPolicy | None = field(default=None, repr=False)
+    matrix: np.ndarray | None = field(default=None, repr=False)
+    loop: Callable[[float], LinearLoop | None] | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return (
+            f"{self.quantity} {self.value:.6g}{unit} by {self.kind} (pole {self.pole:.6g}, "
+            f"{self.frequency:.6g} rad/s)"
+        )
+
+    def simulate(self) -> MarginSimulation:
+        """Simulate the loop a little inside and a little outside this perturbation, from the same state.
+
+        Inside, the output decays; outside, it grows. The distance is the smallest of 1 % … 80 % of the way from
+        the nominal loop at which both are seen within 60 oscillations. For one end of a margin where another
+        member of the class is worse, "inside" is inside for this member.
+
+        Raises
+        ------
+        ValueError
+            If no pair of stable and unstable loops was found on this way.
+        """
+        assert self.loop is not None
+        chosen = None
+        for step in _STEPS:
+            away = step * (self.value - self.nominal)
+            values = self.value - away, self.value + away
+            inside, outside = self.loop(values[0]), self.loop(values[1])
+            if inside is None or outside is None or not inside.rate() < 0.0 < outside.rate():
+                continue
+            chosen = values, inside, outside
+            slow = min(-inside.rate(), outside.rate())
+            if self.frequency == 0.0 or slow * _PERIODS * 2.0 * math.pi / self.frequency > math.log(_FACTOR):
+                break
+        if chosen is None:
+            raise ValueError(
+                f"no stable loop just inside and unstable loop just outside {self} was found; the perturbation acts "
+                "through a mode that it does not move"
+            )
+        (low, high), inside, outside = chosen
+        pole, state = outside.mode()
+        time = _times(inside, outside, pole)
+        return MarginSimulation(
+            time=time,
+            inside=inside.run(state, time),
+            outside=outside.run(state, time),
+            inside_value=low,
+            outside_value=high,
+            quantity=self.quantity,
+            unit=self.unit,
+            frequency=self.frequency,
+            sample_time=outside.sample_time,
+        )
+
+
+def _times(inside: LinearLoop, outside: LinearLoop, pole: complex) -> np.ndarray:
+    span = math.log(_FACTOR) / max(min(-inside.rate(), outside.rate()), 1e-300)
+    omega = oscillation(pole, outside.sample_time)
+    if omega > 0.0:
+        span = min(span, _PERIODS * 2.0 * math.pi / omega)
+    # Fast growth must not overflow.
+    span = min(span, 200.0 / outside.rate())
+    if outside.sample_time:
+        return outside.sample_time * np.arange(
+            int(min(max(span / outside.sample_time, 12), 100 * _SAMPLES)) + 1
+        )
+    return np.linspace(0.0, span, _SAMPLES)
+
+
+def oscillation(pole: complex, sample_time: float) -> float:
+    """Return the frequency [rad/s] at which a mode oscillates."""
+    return abs(cmath.phase(pole)) / sample_time if sample_time else abs(pole.imag)
+
+
+def policy_destabilization(
+    plant: Realization,
+    policy_at: Callable[[float], LinearPolicy],
+    value: float,
+    words: tuple[str, str, str],
+    pole: complex,
+    *,
+    nominal: float = 0.0,
+    matrix: np.ndarray | None = None,
+) -> Destabilization:
+    """Return the destabilisation by a family of linear policies; words = (quantity, unit, kind)."""
+    quantity, unit, kind = words
+    return Destabilization(
+        quantity=quantity,
+        unit=unit,
+        value=value,
+        nominal=nominal,
+        kind=kind,
+        frequency=oscillation(pole, plant.sample_time),
+        pole=pole,
+        policy=policy_at(value),
+        matrix=matrix,
+        loop=lambda size: linear_loop(plant, policy_at(size)),
+    )

@@ -161,8 +161,8 @@ def region_of_attraction(
         sequence of boxes (Yin, Seiler & Arcak 2021) and keeps the largest ellipsoid.
     decay : √α < 1, contraction a sample that must be proved; a number nearer 1 gives a larger region.
     incremental : False asks for convergence to the equilibrium alone. Commands may then exceed the actuator limits (a
-        dead zone with a free comparison gain, Gomes da Silva & Tarbouriech 2005), plant and neurons enter by sectors about
-        the equilibrium, and the ellipsoid is larger. The result says that it is not incremental.
+        dead zone with a free comparison gain, Gomes da Silva & Tarbouriech 2005), plant and neurons enter by sectors
+        about the equilibrium, and the ellipsoid is larger. The result says that it is not incremental.
 
     Raises
     ------

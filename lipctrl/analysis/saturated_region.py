@@ -2,9 +2,10 @@
 
 About one equilibrium the saturated command s = sat(u) obeys (Δs - Δu)(Δs - GΔx) ≤ 0 wherever |GΔx| is within what the
 actuator has left, for any comparison gain G: Δs lies between Δu and GΔx (Gomes da Silva & Tarbouriech 2005, Lemma
-1). The dead zone Δu - Δs is then one more channel of slopes [0, 1] with the argument Δu - GΔx. Neurons and plant enter by
-their sectors about the equilibrium (Yin, Seiler & Arcak 2021, §III-B), which are narrower than their slopes. The statement
-is convergence to that equilibrium and nothing about pairs of trajectories: it is **not incremental**.
+1). The dead zone Δu - Δs is then one more channel of slopes [0, 1] with the argument Δu - GΔx. Neurons and plant
+enter by their sectors about the equilibrium (Yin, Seiler & Arcak 2021, §III-B), which are narrower than their
+slopes. The statement is convergence to that equilibrium and nothing about pairs of trajectories: it is **not
+incremental**.
 """
 
 from __future__ import annotations
@@ -262,12 +263,16 @@ def largest_saturated(problem: SaturatedLoop, top: np.ndarray, decay: float) -> 
             reason = found
         elif best is None or found.size > best.size:
             best = found
-    # A cage of the shape of what was found has sectors that are no wider than needed.
-    for growth in (2.0, 1.4, 1.1, 1.02) if best is not None else ():
+    return reason if best is None else _refined(problem, best, top, decay)
+
+
+def _refined(problem: SaturatedLoop, best: SectorEllipsoid, top: np.ndarray, decay: float) -> SectorEllipsoid:
+    """Search on in cages of the shape of what was found: their sectors are no wider than needed."""
+    for growth in (2.0, 1.4, 1.1, 1.02):
         for _ in range(4):
             cage = np.minimum(top, growth * best.extent)
             found = search(problem, cage, decay, cage)
             if isinstance(found, str) or not found.size > 1.001 * best.size:
                 break
             best = found
-    return reason if best is None else best
+    return best

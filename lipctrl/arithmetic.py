@@ -50,36 +50,45 @@ def _up(radius: np.ndarray, operations: int) -> np.ndarray:
 class Enclosure:
     """Matrices known up to an entrywise radius: true value in [middle - radius, middle + radius]."""
 
-    __slots__ = ("_middle", "radius")
+    __slots__ = ("_middle", "_radius")
 
-    def __init__(self, middle: np.ndarray, radius: np.ndarray) -> None:
+    def __init__(self, middle: np.ndarray, radius: np.ndarray | None) -> None:
         self._middle = middle
-        self.radius = radius
+        self._radius = radius
 
     @classmethod
     def exact(cls, values: Any) -> Enclosure:
         """Enclose stored doubles, which are what they are: radius zero."""
-        values = np.asarray(values, dtype=np.float64)
-        return cls(values, np.zeros_like(values))
+        return cls(np.asarray(values, dtype=np.float64), None)
 
     @property
     def T(self) -> Enclosure:
-        return Enclosure(self._middle.T, self.radius.T)
+        return Enclosure(self._middle.T, None if self._radius is None else self._radius.T)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self._middle.shape
+
+    @property
+    def radius(self) -> np.ndarray:
+        """Return the entrywise radius."""
+        return np.zeros_like(self._middle) if self._radius is None else self._radius
 
     def middle(self) -> np.ndarray:
         """Return the float64 midpoints."""
         return self._middle
 
     def _is_zero(self) -> np.ndarray:
-        return np.logical_and(self._middle == 0.0, self.radius == 0.0)
+        if self._radius is None:
+            return self._middle == 0.0
+        return np.logical_and(self._middle == 0.0, self._radius == 0.0)
 
     def __add__(self, other: Enclosure) -> Enclosure:
         middle = self._middle + other._middle
-        radius = self.radius + other.radius + UNIT * np.abs(middle)
+        radius = UNIT * np.abs(middle)
+        for term in (self._radius, other._radius):
+            if term is not None:
+                radius = radius + term
         # A sum never underflows: exact terms that cancel to zero are exactly zero.
         return Enclosure(middle, np.where((radius == 0.0) & (middle == 0.0), 0.0, _up(radius, 3)))
 
@@ -87,17 +96,17 @@ class Enclosure:
         return self + (-other)
 
     def __neg__(self) -> Enclosure:
-        return Enclosure(-self._middle, self.radius)
+        return Enclosure(-self._middle, self._radius)
 
     def __matmul__(self, other: Enclosure) -> Enclosure:
         k = self.shape[-1]
         gamma = k * UNIT / (1.0 - k * UNIT) * (1.0 + 8.0 * UNIT)
         left, right = np.abs(self._middle), np.abs(other._middle)
         radius = gamma * (left @ right)
-        if other.radius.any():
-            radius = radius + (left + self.radius) @ other.radius
-        if self.radius.any():
-            radius = radius + self.radius @ right
+        if other._radius is not None:
+            radius = radius + (left if self._radius is None else left + self._radius) @ other._radius
+        if self._radius is not None:
+            radius = radius + self._radius @ right
         radius = _up(radius, 3 * k + 6)
         radius[self._is_zero().all(axis=1), :] = 0.0
         radius[:, other._is_zero().all(axis=0)] = 0.0
@@ -106,31 +115,39 @@ class Enclosure:
     def times(self, other: Enclosure) -> Enclosure:
         """Multiply entry by entry, with broadcasting."""
         middle = self._middle * other._middle
-        radius = (
-            np.abs(self._middle) * other.radius
-            + self.radius * np.abs(other._middle)
-            + self.radius * other.radius
-            + UNIT * np.abs(middle)
-        )
+        size = np.abs(middle)
+        radius = UNIT * size
+        if other._radius is not None:
+            radius = radius + np.abs(self._middle) * other._radius
+            if self._radius is not None:
+                radius = radius + self._radius * other._radius
+        if self._radius is not None:
+            radius = radius + self._radius * np.abs(other._middle)
+        if float(size.min(initial=1.0)) > 0.0:
+            return Enclosure(middle, _up(radius, 8))
         return Enclosure(middle, np.where(self._is_zero() | other._is_zero(), 0.0, _up(radius, 8)))
 
     def column(self) -> Enclosure:
         """Return a vector as a column."""
-        return Enclosure(self._middle[:, None], self.radius[:, None])
+        return Enclosure(self._middle[:, None], None if self._radius is None else self._radius[:, None])
 
     def diagonal_matrix(self) -> Enclosure:
         """Return the diagonal matrix of a vector."""
-        return Enclosure(np.diag(self._middle), np.diag(self.radius))
+        return Enclosure(np.diag(self._middle), None if self._radius is None else np.diag(self._radius))
 
     def take(self, rows: np.ndarray, columns: np.ndarray) -> Enclosure:
         """Return the submatrix of the given rows and columns."""
         index = np.ix_(rows, columns)
-        return Enclosure(self._middle[index], self.radius[index])
+        return Enclosure(self._middle[index], None if self._radius is None else self._radius[index])
 
     def shift(self, rows: np.ndarray, columns: np.ndarray) -> Enclosure:
         """Scale by 2**rows on the left and 2**columns on the right: exact up to underflow."""
-        exponent = rows[:, None] + columns[None, :]
-        return Enclosure(np.ldexp(self._middle, exponent), np.ldexp(self.radius, exponent) + TINY)
+        if max(np.abs(rows).max(initial=0), np.abs(columns).max(initial=0)) > 500:
+            exponent = rows[:, None] + columns[None, :]
+            return Enclosure(np.ldexp(self._middle, exponent), np.ldexp(self.radius, exponent) + TINY)
+        factor = np.ldexp(1.0, rows)[:, None] * np.ldexp(1.0, columns)
+        scaled = 0.0 if self._radius is None else self._radius * factor
+        return Enclosure(self._middle * factor, np.broadcast_to(scaled + TINY, factor.shape))
 
     def zero_rows(self) -> np.ndarray:
         """Tell which rows are exactly zero."""

@@ -9,6 +9,7 @@ matrix costs time linear in its number of blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from lipctrl.arithmetic import Enclosure, Numbers
+from lipctrl.arithmetic import TINY, UNIT, Dyadic, Enclosure, Numbers
 
 Blocks = dict[tuple[int, int], Any]
+Factor = dict[int, dict[int, np.ndarray]]
+_POTRF, _TRTRS = scipy.linalg.get_lapack_funcs(("potrf", "trtrs"), dtype=np.float64)
 
 
 class NotProvedError(ValueError):
@@ -33,7 +36,7 @@ def _scaled(blocks: Mapping[tuple[int, int], Any], sizes: list[int]) -> tuple[Bl
         if not np.isfinite(diagonal).all():
             raise NotProvedError("the matrix overflows float64")
         vanishing = diagonal == 0.0
-        for (a, b), block in blocks.items():
+        for (a, b), block in blocks.items() if vanishing.any() else ():
             if i == a:
                 vanishing &= block.zero_rows()
             if i == b:
@@ -51,59 +54,105 @@ def _scaled(blocks: Mapping[tuple[int, int], Any], sizes: list[int]) -> tuple[Bl
     return out, kept
 
 
-def _factor(blocks: Blocks, order: list[int], shift: float) -> dict[tuple[int, int], np.ndarray]:
-    """Return float64 block Cholesky factors R_ij (i ≤ j) of N - shift·I."""
-    work = {key: block.middle().copy() for key, block in blocks.items()}
-    factor: dict[tuple[int, int], np.ndarray] = {}
+def _factor(blocks: Blocks, order: list[int], shift: float) -> Factor:
+    """Return the rows of float64 block Cholesky factors of N - shift·I: factor[i][j] = R_ij, i ≤ j."""
+    work: dict[int, dict[int, np.ndarray]] = {i: {} for i in order}
+    for (i, j), block in blocks.items():
+        work[i][j] = block.middle()
+    factor: Factor = {}
     for i in order:
-        pivot = work[i, i]
-        pivot[np.diag_indices_from(pivot)] -= shift
-        try:
-            root = scipy.linalg.cholesky(pivot, lower=False, check_finite=True)
-        except (np.linalg.LinAlgError, ValueError) as error:
-            raise NotProvedError(
-                "the matrix is not positive definite by the margin that a proof needs"
-            ) from error
-        factor[i, i] = root
-        later = [j for j in order if j > i and (i, j) in work]
+        pivot = work[i][i].copy()
+        pivot.flat[:: len(pivot) + 1] -= shift
+        if not np.isfinite(pivot).all():
+            raise NotProvedError("the matrix overflows float64")
+        root, info = _POTRF(pivot, lower=False)
+        if info != 0:
+            raise NotProvedError("the matrix is not positive definite by the margin that a proof needs")
+        row = factor[i] = {i: root}
+        later = sorted(j for j in work[i] if j > i)
         for j in later:
-            factor[i, j] = scipy.linalg.solve_triangular(root, work[i, j], trans=1, check_finite=False)
+            row[j], _ = _TRTRS(root, work[i][j], trans=1)
         for a, j in enumerate(later):
             for k in later[a:]:
-                update = factor[i, j].T @ factor[i, k]
-                work[j, k] = work[j, k] - update if (j, k) in work else -update
+                update = row[j].T @ row[k]
+                work[j][k] = work[j][k] - update if k in work[j] else -update
     return factor
 
 
-def _residual_bound(
-    blocks: Blocks, factor: dict[tuple[int, int], np.ndarray], shift: float, kind: Any
-) -> Fraction:
-    """Return a proved upper bound of ‖N - shift·I - RᵀR‖_∞ (all rows)."""
-    exact = {key: kind.exact(value) for key, value in factor.items()}
-    columns: dict[int, list[int]] = {}
-    for k, j in exact:
-        columns.setdefault(j, []).append(k)
+def _exact_residual(blocks: Blocks, factor: Factor, shift: float) -> Fraction:
+    """Return ‖N - shift·I - RᵀR‖_∞ in integers."""
+    exact = {(k, j): Dyadic.exact(value) for k, row in factor.items() for j, value in row.items()}
     sums: dict[int, list[Fraction]] = {}
 
     def add(index: int, rows: list[Fraction]) -> None:
         sums[index] = rows if index not in sums else [a + b for a, b in zip(sums[index], rows, strict=True)]
 
-    pairs = {(i, j) for k, i in exact for k2, j in exact if k == k2 and i <= j} | set(blocks)
-    for i, j in sorted(pairs):
+    products: dict[tuple[int, int], Any] = {}
+    for k, row in factor.items():
+        for i in row:
+            for j in row:
+                if i <= j:
+                    term = exact[k, i].T @ exact[k, j]
+                    products[i, j] = products[i, j] + term if (i, j) in products else term
+    for i, j in products.keys() | blocks.keys():
         total = blocks.get((i, j))
         if i == j:
-            eye = kind.exact(shift * np.eye(blocks[i, i].shape[0]))
-            total = blocks[i, i] - eye
-        for k in columns.get(i, []):
-            if (k, j) in exact:
-                product = exact[k, i].T @ exact[k, j]
-                total = -product if total is None else total - product
-        if total is None:
-            continue
-        add(i, total.row_sums())
+            total = blocks[i, i] - Dyadic.exact(shift * np.eye(blocks[i, i].shape[0]))
+        if (i, j) in products:
+            total = -products[i, j] if total is None else total - products[i, j]
+        add(i, total.row_sums())  # type: ignore[union-attr]
         if i != j:
-            add(j, total.T.row_sums())
+            add(j, total.T.row_sums())  # type: ignore[union-attr]
     return max((s for rows in sums.values() for s in rows), default=Fraction(0))
+
+
+def _rounded_residual(blocks: Blocks, factor: Factor, shift: float) -> Fraction:
+    """Return an upper bound of ‖N - shift·I - RᵀR‖_∞ computed in float64.
+
+    An entry of row i is a sum of at most `counts[i]` terms, so it is known up to γ times the sum of their absolute
+    values; of those only row sums are needed: |R|ᵀ(|R|1) for the products, no second product of matrices.
+    """
+    middle: dict[tuple[int, int], np.ndarray] = {}
+    sums = {i: np.zeros(row[i].shape[0]) for i, row in factor.items()}
+    sizes = {i: np.full(row[i].shape[0], abs(shift)) for i, row in factor.items()}
+    counts = dict.fromkeys(factor, 8)
+    for (i, j), block in blocks.items():
+        value = block.middle()
+        size, radius = np.abs(value), block.radius
+        sizes[i] = sizes[i] + size.sum(axis=1)
+        sums[i] = sums[i] + radius.sum(axis=1)
+        if i != j:
+            sizes[j] = sizes[j] + size.sum(axis=0)
+            sums[j] = sums[j] + radius.sum(axis=0)
+            middle[i, j] = value
+        else:
+            middle[i, i] = value.copy()
+            middle[i, i].flat[:: len(value) + 1] -= shift
+    for row in factor.values():
+        height = next(iter(row.values())).shape[0]
+        absolute = {j: np.abs(value) for j, value in row.items()}
+        total = np.add.reduce([a.sum(axis=1) for a in absolute.values()])
+        for i, left in row.items():
+            sizes[i] = sizes[i] + absolute[i].T @ total
+            counts[i] += height + 2
+            for j, right in row.items():
+                if i <= j:
+                    product = left.T @ right
+                    middle[i, j] = middle[i, j] - product if (i, j) in middle else -product
+    for (i, j), value in middle.items():
+        size = np.abs(value)
+        sums[i] = sums[i] + size.sum(axis=1)
+        if i != j:
+            sums[j] = sums[j] + size.sum(axis=0)
+    width = sum(len(s) for s in sums.values())
+    gammas = {i: count * UNIT / (1.0 - count * UNIT) for i, count in counts.items()}
+    worst = max(float((sums[i] + gammas[i] * sizes[i]).max()) for i in sums)
+    # The sums above have at most width + count terms, none negative; every term may have underflowed.
+    count = max(counts.values())
+    bound = worst * (1.0 + 4.0 * (width + count) * UNIT) + 2.0 * width * count * TINY
+    if not math.isfinite(bound):
+        raise OverflowError("the bound overflows float64")
+    return Fraction(bound)
 
 
 def prove_positive_semidefinite(blocks: Mapping[tuple[int, int], Numbers], sizes: list[int]) -> float:
@@ -132,7 +181,7 @@ def prove_positive_semidefinite(blocks: Mapping[tuple[int, int], Numbers], sizes
 
 
 def _prove(blocks: Mapping[tuple[int, int], Any], sizes: list[int]) -> float:
-    kind = type(next(iter(blocks.values())))
+    residual = _exact_residual if isinstance(next(iter(blocks.values())), Dyadic) else _rounded_residual
     scaled, kept = _scaled(blocks, sizes)
     order = [i for i in range(len(sizes)) if len(kept[i])]
     if not order:
@@ -146,6 +195,6 @@ def _prove(blocks: Mapping[tuple[int, int], Any], sizes: list[int]) -> float:
     # The shift c only steers the guess R; any c whose residual fits is a proof.
     for shift in (4.0 * rounding, 64.0 * rounding, 64.0 * widest * rounding):
         factor = _factor(scaled, order, shift)
-        if _residual_bound(scaled, factor, shift, kind) <= Fraction(shift):
+        if residual(scaled, factor, shift) <= Fraction(shift):
             return shift
     raise NotProvedError("rounding is too coarse for a proof at this margin")

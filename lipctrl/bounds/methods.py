@@ -15,15 +15,18 @@ from lipctrl.bounds.eclipse import LayerWise, layer_wise
 from lipctrl.bounds.graph import Network
 from lipctrl.bounds.problem import Box, Reduction, dense_program, gain_of, reduce_network
 from lipctrl.bounds.product import linear_certificate, product_certificate
-from lipctrl.bounds.proof import smallest_proved
+from lipctrl.bounds.proof import Proof, smallest_proved
 from lipctrl.certificate import Certificate
 from lipctrl.positivity import NotProvedError
 from lipctrl.rules.base import round_up
-from lipctrl.rules.network import comparison_bound, is_affine, network
+from lipctrl.rules.linear import SLACKS
+from lipctrl.rules.network import comparison_bound, is_affine, network, prove_reduced
 
 # Above this size of the LMI "auto" takes the layer-wise methods, whose time is linear in depth.
 LARGEST_DENSE = 420
 LARGEST_LAYERWISE = 4000
+# The layer-wise ρ is an eigenvalue, at which N is singular: smaller slacks are not worth a try.
+_LAYERWISE_SLACKS = tuple(s for s in SLACKS if s >= 1e-11)
 
 
 def certify_network(given: Network, method: str, box: Box | None, claim: str, norm: str) -> Certificate:
@@ -114,6 +117,8 @@ def _layerwise(fast: bool) -> Callable[..., Certificate]:
         return smallest_proved(
             lambda gain: _stated(given, reduction, box, claim, gain, _relative(found, gain), note),
             math.sqrt(found.rho),
+            slacks=_LAYERWISE_SLACKS,
+            prove=_proof(reduction),
         )
 
     return build
@@ -165,7 +170,13 @@ def _semidefinite(given: Network, reduction: Reduction, box: Box | None, claim: 
         estimate,
         claim=claim,
         unit=gain_unit,
+        prove=_proof(reduction),
     )
+
+
+def _proof(reduction: Reduction) -> Proof:
+    """Return the proof of the rule "network" that reads the graph and its reduction once for all slacks."""
+    return lambda node: prove_reduced(node, reduction.graph, reduction.reduced, Enclosure)
 
 
 def _by_layer(reduction: Reduction, values: np.ndarray) -> dict[int, np.ndarray]:

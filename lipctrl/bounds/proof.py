@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,14 +13,27 @@ from lipctrl.positivity import NotProvedError
 from lipctrl.rules import RULES
 from lipctrl.rules.linear import SLACKS
 
+Proof = Callable[[Certificate], None]
+
+
+def _by_rule(node: Certificate) -> None:
+    RULES[node.rule].prove(node, Enclosure)
+
 
 def smallest_proved(
-    build: Callable[[float], Certificate], estimate: float, *, claim: str = "lipschitz", unit: float = 0.0
+    build: Callable[[float], Certificate],
+    estimate: float,
+    *,
+    claim: str = "lipschitz",
+    unit: float = 0.0,
+    slacks: Sequence[float] = SLACKS,
+    prove: Proof = _by_rule,
 ) -> Certificate:
     """Return the certificate with the tightest constant near `estimate` that its numbers prove.
 
     Slacks are relative to |estimate|, or to `unit` where that is larger (one-sided constants may be near zero).
-    An inverse claim is lowered, all others are raised.
+    An inverse claim is lowered, all others are raised. `prove` raises NotProvedError unless a node's own claim is
+    proved; parts of a node are the concern of `lipctrl.check`.
 
     Raises
     ------
@@ -31,13 +44,13 @@ def smallest_proved(
         raise NotProvedError(f"the estimated constant is {estimate}")
     reason = ""
     reach = max(abs(estimate), unit)
-    for slack in SLACKS:
+    for slack in slacks:
         shift = -slack * reach if claim == "inverse" else slack * reach
         constant = math.nextafter(estimate + shift, -math.inf if claim == "inverse" else math.inf)
         node = build(max(constant, 0.0) if claim != "one-sided" else constant)
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                RULES[node.rule].prove(node, Enclosure)
+                prove(node)
         except NotProvedError as error:
             reason = str(error)
             continue

@@ -75,6 +75,12 @@ def comparison_bound(graph: Graph, reduced: Reduced, kind: Kind) -> Fraction:
     return max(driven(reduced.output, graph.sizes[-1]))
 
 
+def prove_reduced(node: Certificate, graph: Graph, reduced: Reduced, kind: Kind) -> None:
+    """Prove an l2 claim of a node whose graph and reduction are `graph` and `reduced`, in the same arithmetic."""
+    blocks = assemble_reduced(reduced, _multipliers(node, graph, reduced), performance(node), kind)
+    prove_positive_semidefinite(blocks, reduced.sizes)
+
+
 @register
 class Network(Rule):
     """A network of linear layers, neurons and skips has the claimed property, globally or on a box."""
@@ -92,8 +98,7 @@ class Network(Rule):
                 exact(node.gain) >= comparison_bound(graph, reduced, kind), "the propagated bound is larger"
             )
             return
-        blocks = assemble_reduced(reduced, _multipliers(node, graph, reduced), performance(node), kind)
-        prove_positive_semidefinite(blocks, reduced.sizes)
+        prove_reduced(node, graph, reduced, kind)
 
     def apply(self, node: Certificate, x: np.ndarray) -> np.ndarray:
         return apply_graph(read_graph(node), x)

@@ -5,6 +5,7 @@
 
 from lipctrl.training.algorithm import Algorithm, TrainingDivergedError
 from lipctrl.training.apg import APG, APGConfig
+from lipctrl.training.attack import Attack, Wave
 from lipctrl.training.environments import Task, find_task
 from lipctrl.training.evaluation import Evaluation, Perturbation, evaluate
 from lipctrl.training.experts import default_expert, lqr_expert, lqr_gain, swing_up_expert
@@ -18,11 +19,13 @@ from lipctrl.training.rollout import (
     measure_observation_scale,
 )
 from lipctrl.training.seeds import split_seed
+from lipctrl.training.worst_case import WorstCase, worst_case
 
 __all__ = [
     "APG",
     "APGConfig",
     "Algorithm",
+    "Attack",
     "Evaluation",
     "GymSimulator",
     "Imitation",
@@ -34,6 +37,8 @@ __all__ = [
     "Simulator",
     "Task",
     "TrainingDivergedError",
+    "Wave",
+    "WorstCase",
     "default_expert",
     "evaluate",
     "find_task",
@@ -43,4 +48,5 @@ __all__ = [
     "measure_observation_scale",
     "split_seed",
     "swing_up_expert",
+    "worst_case",
 ]

@@ -191,10 +191,10 @@ def evaluate(
     perturbation = Perturbation(observation_noise, attack, delay, gain_scale, disturbance)
     device = torch.device(device)
     controller = _controller(policy, device)
-    if isinstance(attack, Attack) and not isinstance(controller, nn.Module):
+    if isinstance(attack, Attack) and attack.steps and not isinstance(controller, nn.Module):
         raise ValueError(
             f"an attack needs gradients, and a {type(policy).__name__} has none; pass the torch policy of the run, "
-            "or use a Wave"
+            "or use steps=0 or a Wave"
         )
     streams = np.random.SeedSequence(split_seed(seed)["evaluation"]).spawn(2)
     reset_seeds = [int(s) for s in streams[0].generate_state(episodes) % 2**31]
@@ -221,6 +221,18 @@ def evaluate(
         done += len(seeds)
     returns, lengths, terminated = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Evaluation(env_id, returns, lengths, terminated, seed, tuple(used), perturbation)
+
+
+def describe(env_id: str | Task, env_options: Mapping[str, Any] | None = None) -> tuple[int, bool]:
+    """Return (p, whether its dynamics can be simulated ahead) of the environment that `evaluate` would run."""
+    options = dict(env_options or {})
+    if isinstance(env_id, Task):
+        env_id, options = env_id.env_id, {**env_id.options, **options}
+    env = _make(env_id, 1, options, torch.device("cpu"), True)
+    try:
+        return env.single_observation_space.shape[0], hasattr(env.unwrapped, "plant")  # type: ignore[index]
+    finally:
+        env.close()
 
 
 def _make(

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import lipctrl
-from lipctrl.training.attack import Attack
+from lipctrl.training.attack import Attack, Wave
 from lipctrl.training.evaluation import evaluate
 from lipctrl.training.rollout import PlantSimulator
+from lipctrl.training.worst_case import worst_case
 
 PENDULUM = "lipctrl/Pendulum-v0"
 
@@ -176,12 +177,13 @@ def test_no_attack_moves_a_certified_policy_beyond_its_gain(certified: lipctrl.L
 
 
 def test_attack_on_the_cost_hurts_more_than_random_noise_of_the_same_size() -> None:
-    policy = Linear(lqr_gain(PENDULUM))
-    clean = evaluate(policy, PENDULUM, episodes=8).mean
-    noise = evaluate(policy, PENDULUM, episodes=8, observation_noise=0.1 / np.sqrt(2.0)).mean
-    attack = Attack(0.1, steps=3, objective="cost", lookahead=4)
-    hit = evaluate(policy, PENDULUM, episodes=8, attack=attack, delay=0).mean
-    assert hit < noise < clean
+    policy, short = Linear(lqr_gain(PENDULUM)), {"env_options": {"horizon": 100}}
+    clean = evaluate(policy, PENDULUM, episodes=8, **short).mean  # type: ignore[arg-type]
+    noise = evaluate(policy, PENDULUM, episodes=8, observation_noise=0.1 / np.sqrt(2.0), **short).mean  # type: ignore[arg-type]
+    for hold in (False, True):
+        attack = Attack(0.1, steps=3, objective="cost", lookahead=4, hold=hold)
+        hit = evaluate(policy, PENDULUM, episodes=8, attack=attack, **short).mean  # type: ignore[arg-type]
+        assert hit < noise < clean
 
 
 def test_third_party_environments_run_in_standard_vector_environments() -> None:
@@ -246,3 +248,113 @@ def test_a_module_is_left_as_it_was(certified: lipctrl.LipschitzPolicy) -> None:
     assert policy.training
     assert policy.weight.requires_grad
     assert policy.weight.grad is None
+
+
+# -- adversaries that need no gradient ----------------------------------------------------------------
+
+
+class Bang(nn.Module):
+    """The sign of a linear law: saturated everywhere, so that every gradient is zero."""
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return 5.0 * torch.sign(-8.0 * y[:, :1] - 2.0 * y[:, 1:])
+
+
+def test_a_search_moves_an_action_whose_gradient_is_hidden() -> None:
+    policy, y = Bang(), torch.full((4, 2), 0.05)
+    loss = lambda z: (policy(z.reshape(-1, 2)).reshape(*z.shape[:-1], 1) - policy(y)).square().sum(-1)  # noqa: E731
+    for norm in ("l2", "linf"):
+        moved = Attack(0.2, steps=0, norm=norm).perturb(loss, y, torch.Generator().manual_seed(0))
+        assert (loss(moved) > 0.0).all(), norm
+        assert (
+            torch.linalg.vector_norm(moved - y, dim=-1, ord=2 if norm == "l2" else torch.inf).max() < 0.2001
+        )
+
+
+def test_scale_makes_the_ball_an_ellipsoid() -> None:
+    y = torch.zeros(1, 2, dtype=torch.float64)
+    gain = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    worst = Attack(0.5, 40, scale=(1.0, 100.0)).perturb(
+        lambda z: (z * gain).sum(-1), y, torch.Generator().manual_seed(0)
+    )
+    # argmax of δ₁ + δ₂ over δ₁² + (δ₂ / 100)² <= ε² is ε (1, 100²) / sqrt(1 + 100²).
+    assert (worst * gain).sum() == pytest.approx(0.5 * np.sqrt(1.0 + 100.0**2), rel=1e-3)
+    with pytest.raises(ValueError, match="scale has 3 entries"):
+        Attack(0.5, scale=(1.0, 1.0, 1.0)).perturb(lambda z: z.sum(-1), y, torch.Generator())
+
+
+def test_a_wave_is_seen_by_the_policy_and_by_nothing_else() -> None:
+    seen: list[np.ndarray] = []
+
+    def idle(y: np.ndarray) -> np.ndarray:
+        seen.append(y.copy())
+        return np.zeros((len(y), 1))
+
+    clean = evaluate(idle, PENDULUM, episodes=2, env_options={"horizon": 6})
+    honest, seen = seen, []
+    wave = Wave(0.3, [[0.0, 2.0], [1.0, 0.0]], period=[4.0, np.inf], phase=[0.0, 0.5])
+    moved = evaluate(idle, PENDULUM, episodes=2, env_options={"horizon": 6}, attack=wave)
+    np.testing.assert_array_equal(clean.returns, moved.returns)
+    delta = np.stack(seen) - np.stack(honest)
+    np.testing.assert_allclose(delta[:, 0, 1], [0.3, -0.3, -0.3, 0.3, 0.3, -0.3], atol=1e-6)
+    np.testing.assert_allclose(delta[:, 1, 0], -0.3, atol=1e-6)
+    np.testing.assert_allclose(delta[:, 0, 0], 0.0, atol=1e-6)
+    # In parts, every episode keeps its own wave.
+    seen = []
+    evaluate(
+        idle, PENDULUM, episodes=2, num_envs=1, env_options={"horizon": 1, "disturbance": 0.0}, attack=wave
+    )
+    assert len(seen) == 2
+    assert moved.to_dict()["perturbation"]["attack"]["period"] == [4.0, None]
+
+
+def test_a_bias_shifts_the_equilibrium_as_linear_theory_says() -> None:
+    # θ̈ = a θ + b u, u = -K (θ + δ): at rest θ = -δ K b / (K b - a); a low gain near the limit a / b is hurt most.
+    system = gymnasium.make(f"lipctrl_envs:{PENDULUM}").unwrapped.linearize()  # type: ignore[attr-defined]
+    shift = []
+    for gain in (np.array([[13.0, 3.0]]), np.array([[30.0, 4.0]])):
+        K = gain
+        closed = np.linalg.solve(np.eye(2) - (system.A - system.B @ K), -system.B @ K @ np.array([0.01, 0.0]))
+        shift.append(abs(float(closed[0])))
+    assert shift[0] > shift[1] > 0.01
+    costs = [
+        -evaluate(
+            Linear(K), PENDULUM, episodes=4, attack=Wave(0.1, (1.0, 0.0)), env_options={"disturbance": 0.0}
+        ).mean
+        for K in (np.array([[13.0, 3.0]]), np.array([[30.0, 4.0]]))
+    ]
+    assert costs[0] > costs[1]
+
+
+def test_the_worst_case_is_never_better_than_nothing_and_names_its_adversary() -> None:
+    policy = Linear(lqr_gain(PENDULUM))
+    found = worst_case(policy, PENDULUM, 0.1, episodes=6, waves=6, env_options={"horizon": 60})
+    assert set(found.evaluations) == {"nothing", "action", "cost", "cost, once", "wave"}
+    assert found.worst.mean == min(e.mean for e in found.evaluations.values())
+    assert found.lost > 0.0
+    assert found.name in str(found)
+    assert len({e.reset_seeds for e in found.evaluations.values()}) == 1
+    again = worst_case(policy, PENDULUM, 0.1, episodes=6, waves=6, env_options={"horizon": 60})
+    assert again.worst.mean == found.worst.mean
+    none = worst_case(policy, PENDULUM, 0.0, episodes=4, waves=2, env_options={"horizon": 60})
+    assert none.lost == 0.0
+
+
+def test_the_worst_case_of_a_black_box_is_a_wave() -> None:
+    found = worst_case(lambda y: -y[:, 1:2] * 8.0, "Pendulum-v1", 0.3, episodes=2, waves=2)
+    assert set(found.evaluations) == {"nothing", "wave"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"direction": (0.0, 0.0)},
+        {"direction": (1.0, float("nan"))},
+        {"period": 0.0},
+        {"phase": float("inf")},
+        {"epsilon": -1.0},
+    ],
+)
+def test_wave_refuses_nonsense(arguments: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Wave(**{"epsilon": 0.1, "direction": (1.0, 0.0), **arguments})  # type: ignore[arg-type]

@@ -192,9 +192,17 @@ def _prove(blocks: Mapping[tuple[int, int], Any], sizes: list[int]) -> float:
     widest = sum(scaled[i, i].shape[0] for i in order)
     radii = [np.max(b.radius.sum(axis=1), initial=0.0) for b in scaled.values() if isinstance(b, Enclosure)]
     rounding = 2.0**-50 * max(scaled[i, i].shape[0] for i in order) + 2.0 * sum(sorted(radii)[-3:])
-    # The shift c only steers the guess R; any c whose residual fits is a proof.
-    for shift in (4.0 * rounding, 64.0 * rounding, 64.0 * widest * rounding):
-        factor = _factor(scaled, order, shift)
+    # The shift c only steers the guess R; any c whose residual fits is a proof. Residuals grow like √width.
+    likely = 2.0 * math.sqrt(max(scaled[i, i].shape[0] for i in order))
+    try:
+        factor = _factor(scaled, order, likely * rounding)
+    except NotProvedError:
+        likely = 4.0
+        factor = _factor(scaled, order, likely * rounding)
+    for multiple in (likely, 64.0, 64.0 * widest):
+        shift = multiple * rounding
+        if multiple != likely:
+            factor = _factor(scaled, order, shift)
         if residual(scaled, factor, shift) <= Fraction(shift):
             return shift
     raise NotProvedError("rounding is too coarse for a proof at this margin")

@@ -138,7 +138,13 @@ class NeuronLayer:
         """Return σ as a function of tensors."""
         if isinstance(self.activation, Explicit):
             return self.activation.run
+        if isinstance(self.activation, str) and self.activation in _STATELESS:
+            return _STATELESS[self.activation]
         return activation_module(self.activation)
+
+
+# Building a module a layer and call costs as much as running it.
+_STATELESS = {name: activation_module(name) for name in ("relu", "tanh", "identity")}
 
 
 def _weighted_sum(z: Sequence[Tensor], sources: Mapping[int, Tensor], bias: Tensor) -> Tensor:

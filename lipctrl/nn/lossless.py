@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from lipctrl.activations import Activation
 from lipctrl.nn.activations import Spec, grouped, short, unit_slopes
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
 from lipctrl.nn.module import CertifiedModule, positive, positive_gain
-from lipctrl.nn.orthogonal import Semiorthogonal, matrices
+from lipctrl.nn.orthogonal import Semiorthogonal, composed, matrices
 from lipctrl.rules import Layer, Output
 
 # σ(cu)/c = σ(u) for c > 0: there Ψ would only rescale the bias.
@@ -103,34 +104,81 @@ class LosslessBlock(CertifiedModule):
         )
 
 
+def _signed(pair: Tensor, p: int) -> Tensor:
+    """Return [-Q S] of [Q S]."""
+    sign = pair.new_ones(pair.shape[-1])
+    sign[:p] = -1.0
+    return pair * sign
+
+
+def _single(pair: Tensor, mix: Tensor, gain: float, p: int) -> tuple[Tensor, Tensor]:
+    """Return √(2L) Q and [L M_1, √(2L) (M_2 Sᵀ - M_1 Qᵀ)] of a block with one inner layer."""
+    root = math.sqrt(2.0 * gain)
+    out = mix @ _signed(pair, p).mT
+    return root * pair[..., :p], torch.cat((gain * mix[..., :p], root * out), -1)
+
+
+class _Single(torch.autograd.Function):
+    """`_single` with few passes over memory, which at small batches cost more than the arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: Tensor, mix: Tensor, gain: float, p: int) -> tuple[Tensor, Tensor]:
+        root = math.sqrt(2.0 * gain)
+        signed = _signed(pair, p)
+        packed = mix.new_empty(*mix.shape[:-1], p + pair.shape[-2])
+        torch.mul(mix[..., :p], gain, out=packed[..., :p])
+        torch.bmm(mix, signed.mT, out=packed[..., p:]).mul_(root)
+        ctx.save_for_backward(pair, mix, signed)
+        ctx.gain, ctx.p = gain, p
+        return root * pair[..., :p], packed
+
+    @staticmethod
+    def backward(ctx: Any, g_read: Tensor, g_packed: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        pair, mix, signed = ctx.saved_tensors
+        gain, p = ctx.gain, ctx.p
+        if torch.is_grad_enabled():
+            whole = _single(pair, mix, gain, p)
+            return *torch.autograd.grad(whole, (pair, mix), (g_read, g_packed), create_graph=True), None, None
+        root = math.sqrt(2.0 * gain)
+        g_out = g_packed[..., p:] * root
+        g_mix, g_pair = torch.bmm(g_out, signed), torch.bmm(g_out.mT, mix)
+        g_mix[..., :p].add_(g_packed[..., :p], alpha=gain)
+        g_pair[..., :p].neg_().add_(g_read, alpha=root)
+        return g_pair, g_mix, None, None
+
+
+def _several(
+    block: LosslessBlock, pair: Tensor, mix: Tensor, following: Semiorthogonal, gain: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the first layer reads, what layer l+1 reads of ω_l, and all read-outs, of n ≥ 2 inner layers."""
+    p, h, n = block.in_features, block.width, block.inner_depth
+    root = math.sqrt(2.0 * gain)
+    q1, s1 = pair.split((p, h), -1)
+    q, s = following.matrix().split((h, h), -1)
+    carried = 2.0 * (q @ torch.cat((s1[:, None], s[:, :-1]), 1).mT)
+    rest = mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1)  # (D, n, out, h)
+    skip = torch.cat(((mix[..., :p] @ q1.mT)[:, None], rest[:, :-1] @ q.mT), 1)  # M_l Qᵀ
+    out = root * (rest @ torch.cat((s1[:, None], s), 1).mT - skip)
+    return root * q1, carried, torch.cat((gain * mix[..., :p], out.movedim(1, -2).flatten(-2)), -1)
+
+
 def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
     """Return one graph a block; all linear algebra is batched over blocks and inner layers."""
     p, h, n = block.in_features, block.width, block.inner_depth
-    head = math.sqrt(gain)  # the gain is split evenly between the input and the output
     pair, mix = matrices(block.first, block.mix)
-    q1, s1 = pair.split((p, h), -1)
-    first = mix[..., :p]
-    if block.following is None:
-        carried = None
-        # M_2 Sᵀ - M_1 Qᵀ in one product
-        out = (mix @ torch.cat((-q1, s1), -1).mT)[:, None]
+    carried = None
+    if block.following is not None:
+        read, carried, packed = _several(block, pair, mix, block.following, gain)
+    elif composed():
+        read, packed = _single(pair, mix, gain, p)
     else:
-        q, s = block.following.matrix().split((h, h), -1)
-        # (D, n-1, h, h): what layer l+1 reads of ω_l
-        carried = 2.0 * (q @ torch.cat((s1[:, None], s[:, :-1]), 1).mT)
-        writes = torch.cat((s1[:, None], s), 1)
-        rest = mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1)  # (D, n, out, h)
-        skip = torch.cat(((first @ q1.mT)[:, None], rest[:, :-1] @ q.mT), 1)  # M_l Qᵀ
-        out = rest @ writes.mT - skip
-    out = math.sqrt(2.0) * head * out
-    read = math.sqrt(2.0) * head * q1
+        read, packed = _Single.apply(pair, mix, gain, p)  # type: ignore[misc]
     scale = None if block.log_scale is None else bounded_exp(block.log_scale)
     if scale is not None:
-        out = out * scale[:, :, None, :]
+        packed = torch.cat((packed[..., :p], packed[..., p:] * scale.flatten(-2)[:, None, :]), -1)
         read = read / scale[:, 0, :, None]
         if carried is not None:
             carried = carried * scale[:, :-1, None, :] / scale[:, 1:, :, None]
-    packed = torch.cat((gain * first, out.movedim(1, -2).flatten(-2)), -1)  # [A Y_1 … Y_n]
     # Unbound once each: slicing a batch block by block costs a kernel a slice in the backward pass.
     sigma = short(block.activation)
     through = [c.unbind(0) for c in carried.unbind(0)] if carried is not None else [()] * block.depth

@@ -23,6 +23,8 @@ from lipctrl.analysis.sweep import ModalSweep
 
 # Curvature so small that it never limits a step.
 _AMPLE = 1e12
+# Levels and better samples tried at one parameter.
+_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class Path:
         grid = np.zeros(1) if self._sweep is None else self._sweep.grid()
         self._frequencies = grid if system.is_discrete else np.append(grid, np.inf)
         if band is not None:
-            inside = grid[(grid > band[0]) & (grid < band[1])]
-            self._frequencies = np.unique(np.concatenate([np.linspace(*band, 9), inside]))
+            inside = self._frequencies[(self._frequencies >= band[0]) & (self._frequencies <= band[1])]
+            ends = np.linspace(*band, 9) if np.isfinite(band).all() else np.array(band)
+            self._frequencies = np.unique(np.concatenate([ends, inside]))
 
     def _values(self, at: float, omegas: np.ndarray) -> np.ndarray:
         """Return the largest λ with Φ ⪰ λN (where Φ is indefinite: its smallest eigenvalue), unverified."""
@@ -116,7 +119,7 @@ class Path:
         best, where = float(values[k]), float(grid[k])
         left, right = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
         for _ in range(7):
-            if not (right > left and math.isfinite(right)):
+            if not (right > left and math.isfinite(right - left)):
                 break
             fine = np.linspace(left, right, 13)
             values = self._values(at, fine)
@@ -133,12 +136,14 @@ class Path:
         """Prove Φ ≻ λN at all frequencies for a λ near the sampled minimum."""
         share = 0.98
         best, where = self.sample(at)
-        for _ in range(12):
+        for _ in range(_ATTEMPTS):
             if not best > 0.0:
                 return Proof(at, -math.inf, best, where)
             form = self._form(at, share * best)
             test = level_test(form, 0.0) if self._band is None else band_test(form, 0.0, *self._band)
-            if test.proved or (test.crossings.size and self._inequality(form, where)):
+            if test.proved or (
+                test.crossings.size and self._may_solve(share) and self._inequality(form, where)
+            ):
                 return Proof(at, share * best, best, where)
             points = np.unique(test.crossings if self._two_sided else np.abs(test.crossings))
             if self._band is not None:
@@ -149,9 +154,13 @@ class Path:
             lower, where = self.sample(at)
             if lower > 0.99 * best:
                 # Nothing lower was found: rounding forbids this level.
-                share *= 0.5
+                share *= 0.25
             best = min(lower, best)
         return Proof(at, -math.inf, best, where)
+
+    def _may_solve(self, share: float) -> bool:
+        """Tell whether to solve a Riccati equation: a complex one is dear, and tried once a point."""
+        return not self._two_sided or 0.1 < share < 0.5
 
     def _inequality(self, form: PopovForm, where: float) -> bool:
         """Try the matrix inequality, for systems whose eigenvectors are too ill-conditioned."""
@@ -166,11 +175,12 @@ class Path:
         return PopovForm(self._system, yy, yu, q.j.H @ q.j - (u.H @ u).scaled(level))
 
 
-def march(path: Path, start: float, goal: float) -> March:
+def march(path: Path, start: float, goal: float, *, whole: bool = False) -> March:
     """Walk from `start` towards `goal`, every parameter passed being proved, as far as Φ stays positive.
 
     A walk whose first point is not proved positive ends where it starts. Otherwise it ends at the goal, or
-    within about 1e-8 relative of the first parameter where Φ becomes singular.
+    within about 1e-8 relative of the first parameter where Φ becomes singular. With `whole` it gives up, anywhere, as
+    soon as Φ is seen to be singular on the way.
     """
     here = path.prove(start)
     steps = [here]
@@ -178,7 +188,7 @@ def march(path: Path, start: float, goal: float) -> March:
         reach = 2.0 * math.sqrt(here.lower)
         away = goal - here.at
         there = goal if reach >= abs(away) else here.at + math.copysign(reach, away)
-        trial, last = _stretch(path, here, there)
+        trial, last = _stretch(path, here, there, whole)
         if trial is None:
             break
         here = trial
@@ -195,10 +205,10 @@ def _covers(a: Proof, b: Proof) -> bool:
     return abs(a.at - b.at) * (1.0 + 1e-12) < (math.sqrt(a.lower) + math.sqrt(b.lower)) * (1.0 - 1e-12)
 
 
-def _stretch(path: Path, here: Proof, there: float) -> tuple[Proof | None, bool]:
+def _stretch(path: Path, here: Proof, there: float, whole: bool) -> tuple[Proof | None, bool]:
     """Return the next proved point, whose way from `here` is covered, and whether the walk ends there."""
     at = there
-    for _ in range(50):
+    for _ in range(4 if whole else 50):
         value, _ = path.sample(at)
         if value > 0.0:
             trial = path.prove(at)
@@ -206,6 +216,8 @@ def _stretch(path: Path, here: Proof, there: float) -> tuple[Proof | None, bool]
                 return trial, False
         end = at
         if value <= 0.0:
+            if whole:
+                break
             end = _root(path, here.at, at)
             for give in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4):
                 point = end + math.copysign(give * max(abs(end), abs(end - here.at)), here.at - end)

@@ -128,14 +128,15 @@ def level_test(form: PopovForm, level: float) -> LevelTest:
 
 
 def band_test(form: PopovForm, level: float, low: float, high: float) -> LevelTest:
-    """Try to prove Φ(ω) ≻ level·I for low ≤ ω ≤ high [rad/s], `low` finite; what Φ does elsewhere does not matter.
+    """Try to prove Φ(ω) ≻ level·I for low ≤ ω ≤ high [rad/s], one of them finite; elsewhere Φ may do anything.
 
     Φ - level·I is proved positive at one frequency of the band and proved regular at all others: no disc around an
     eigenvalue of the pencil touches the band. Otherwise return the frequencies of the discs that touch it.
     """
-    if not (math.isfinite(level) and math.isfinite(low) and low <= high):
+    ends = [end for end in (low, high) if math.isfinite(end)]
+    if not (math.isfinite(level) and ends and low <= high):
         return _NOTHING
-    anchor = low if math.isinf(high) else 0.5 * (low + high)
+    anchor = sum(ends) / len(ends)
     if form.states == 0:
         return level_test(form, level)
     discs = _pencil_spectrum(form, level)
@@ -149,7 +150,7 @@ def band_test(form: PopovForm, level: float, low: float, high: float) -> LevelTe
         crossings, radii = 2.0 * np.arctan(crossings) / step, 0.5 * (right - left)
     else:
         left, right = crossings - radii, crossings + radii
-    slack = 1e-12 * (abs(low) + (abs(high) if math.isfinite(high) else 0.0))
+    slack = 1e-12 * sum(abs(end) for end in ends)
     touching = ~((right < low - slack) | (left > high + slack))
     return LevelTest(not touching.any(), crossings[touching], radii[touching])
 

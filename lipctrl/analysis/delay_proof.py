@@ -1,0 +1,142 @@
+"""The proof that a loop tolerates every delay up to a length: no grid of delays, no Padé approximation.
+
+At the frequency ω the delays 0 ≤ τ ≤ τ̄ are the rotations e^{-jθ}, 0 ≤ θ ≤ ωτ̄. Three stretches of frequencies are
+proved differently: below φ/τ̄, φ the proved phase margin, nothing is left to show; from 2π/τ̄ on, every rotation is
+walked through; between, bands of frequencies are taken one by one. In a band around ω₀ the full delay is
+e^{-jω₀τ̄}·(1-jν)/(1+jν), ν = (ω-ω₀)τ̄/2, up to |(ω-ω₀)τ̄|³/12 (the error of 2·arctan(x/2) ≈ x), which is a filter of
+one state; the shorter delays are it times e^{jψ}, 0 ≤ ψ ≤ ωτ̄, and ψ is walked through by continuation.
+The closed loop with delay has no poles in the right half-plane: T is stable, det(I - (e^{-sτ}-1)EK₀T) is 1 at τ = 0 and
+is proved non-zero on the axis for every τ, at infinity for every rotation.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+
+import numpy as np
+
+from lipctrl.analysis.ball import IncrementalBall
+from lipctrl.analysis.continuation import Path, Quadratic, march
+from lipctrl.analysis.loop import NominalLoop
+from lipctrl.analysis.midrad import MidRad, block
+from lipctrl.analysis.phase import rotation_path
+from lipctrl.analysis.plant import Realization
+
+# Bands narrower than this [rad of phase] are not split again, and no more than so many are tried.
+_NARROWEST, _MOST_BANDS = 4e-3, 400
+_WIDEST = 0.6
+
+
+def tolerates_delays(
+    loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray, delay: float, angle: float
+) -> bool:
+    """Prove ρ‖T_τ‖_∞ < 1 and stability for all delays 0 ≤ τ ≤ delay [s] of the chosen channels; continuous time.
+
+    `angle` [rad] is the proved phase margin of the same channels. False means not proved.
+    """
+    low, high = angle / delay * (1.0 - 1e-12), 2.0 * math.pi / delay
+    start = _any_rotation_from(loop, ball, chosen, low, high)
+    if start is None:
+        return False
+    count = max(1, math.ceil((start - low) * delay / _WIDEST))
+    edges = np.linspace(low, start, count + 1)
+    pending = [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    for _ in range(_MOST_BANDS):
+        if not pending:
+            return True
+        a, b = pending.pop()
+        if _band_holds(loop, ball, chosen, delay, (a, b)):
+            continue
+        if (b - a) * delay < _NARROWEST:
+            return False
+        middle = 0.5 * (a + b)
+        pending += [(middle, b), (a, middle)]
+    return False
+
+
+def _any_rotation_from(
+    loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray, low: float, high: float
+) -> float | None:
+    """Return a frequency in [low, high] from which on every rotation is proved; None if not even from `high` on."""
+    for share in (0.0, 0.1, 0.3, 0.6, 1.0):
+        omega = low + share * (high - low)
+        walks = (
+            march(rotation_path(loop, ball, chosen, band), -1.0, 1.0, whole=True)
+            for band in ((omega, math.inf), (-math.inf, -omega))
+        )
+        if all(walk.end == 1.0 for walk in walks):
+            return omega
+    return None
+
+
+def _band_holds(
+    loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray, delay: float, band: tuple[float, float]
+) -> bool:
+    turn = min(band[1] * delay * (1.0 + 1e-12), 2.0 * math.pi)
+    first = march(_band_path(loop, ball, chosen, delay, band, 1.0), -1.0, _parameter(turn), whole=True)
+    if first.end != _parameter(turn):
+        return False
+    if turn <= math.pi:
+        return True
+    goal = _parameter(turn - math.pi)
+    return march(_band_path(loop, ball, chosen, delay, band, -1.0), -1.0, goal, whole=True).end == goal
+
+
+def _parameter(turn: float) -> float:
+    """Return the t of the chart ψ = π/2 + 2·arctan(t), rounded outwards."""
+    return 1.0 if turn >= math.pi else min(math.tan(0.5 * turn - 0.25 * math.pi) + 1e-14, 1.0)
+
+
+def _band_path(
+    loop: NominalLoop,
+    ball: IncrementalBall,
+    chosen: np.ndarray,
+    delay: float,
+    band: tuple[float, float],
+    sign: float,
+) -> Path:
+    """Return the family of rotations e^{jψ} of the delayed loop, ψ = π/2 + 2·arctan(t), shifted by π if sign < 0.
+
+    With G = [T; c·K₀T], c the filter that stands for the delay, (1-jt)(I - (e^{jψ}c - 1)EK₀T) is (1-jt)(I + EK₀T) -
+    j(1+jt)cEK₀T. The error |e^{-jωτ̄} - c| ≤ ε is a perturbation εEK₀T, added to ρT by (a+b)² ≤ (1+β)a² + (1+1/β)b².
+    """
+    t = loop.system
+    assert t is not None
+    rows = np.flatnonzero((chosen @ ball.center).any(axis=1))
+    gain, picked = chosen @ ball.center, np.eye(ball.actions)[:, rows]
+    system, error = _with_delay(t, ball.center[rows], delay, band, sign)
+    p, r, m = t.outputs, len(rows), ball.actions
+    beta = error * float(np.linalg.norm(gain, 2)) / ball.radius if ball.radius > 0.0 else 0.0
+    shares = math.sqrt(1.0 + beta) * ball.radius, math.sqrt(1.0 + 1.0 / beta) * error if beta > 0.0 else error
+    weights = np.diag(np.concatenate([np.full(p, shares[0]), np.full(r, shares[1])])) * (1.0 + 1e-14)
+    eye, pad = np.eye(m), np.zeros((m, r))
+    fixed = MidRad(np.hstack([gain, -1j * picked]))
+    moving = MidRad(np.hstack([-1j * gain, picked]))
+
+    def at(parameter: float) -> Quadratic:
+        size = math.nextafter(math.hypot(1.0, parameter), math.inf) * (1.0 + 1e-15)
+        line = fixed + moving.scaled(parameter)
+        return Quadratic(MidRad(eye - 1j * parameter * eye), line, MidRad(size * weights))
+
+    return Path(system, at, MidRad(-1j * eye), moving, band)
+
+
+def _with_delay(
+    t: Realization, gain: np.ndarray, delay: float, band: tuple[float, float], sign: float
+) -> tuple[Realization, float]:
+    """Return [T; c·gain·T] with the filter c of the delay in the band, and a bound of |sign·e^{-jωτ̄} - c| there."""
+    middle, half = 0.5 * (band[0] + band[1]), 0.5 * (band[1] - band[0]) * (1.0 + 1e-14)
+    rate = 2.0 / delay
+    turn = sign * cmath.exp(-1j * middle * delay)
+    k = MidRad(gain)
+    kc, kd = k @ t.c, k @ t.d
+    r, n = len(gain), t.states
+    fold = MidRad(np.eye(r) * turn)
+    a = block([[t.a, MidRad.zeros(n, r)], [kc, MidRad(np.eye(r) * complex(-rate, middle))]])
+    b = block([[t.b], [kd]])
+    c = block([[t.c, MidRad.zeros(t.outputs, r)], [-(fold @ kc), fold.scaled(2.0).scaled(rate)]])
+    d = block([[t.d], [-(fold @ kd)]])
+    # The last term covers the rounding of the angle, of its exponential and of 2/τ̄.
+    error = (half * delay) ** 3 / 12.0 + 1e-15 * (4.0 + middle * delay)
+    return Realization(a, b, c, d, 0.0, t.timebase), error

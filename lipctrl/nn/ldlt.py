@@ -25,7 +25,7 @@ from lipctrl.nn.activations import Spec, grouped, short
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, reserved
 from lipctrl.nn.lossless import ScaleWitness, bounded_exp, is_homogeneous
 from lipctrl.nn.module import CertifiedModule, positive, positive_gain
-from lipctrl.nn.orthogonal import Semiorthogonal
+from lipctrl.nn.orthogonal import Semiorthogonal, matrices
 
 # ‖Q_l‖ ≤ τ < 1 bounds every pivot from below by 1 - τ²: K is well conditioned for all parameters.
 TAU = 0.99
@@ -76,9 +76,9 @@ class LDLTBlock(CertifiedModule):
             None if is_homogeneous(self.activation) else nn.Parameter(torch.zeros(depth, n, width))
         )
 
-    def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _pairs(self, first: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return Q_1..Q_n (each at most τ) and S_2..S_n; S_1 is not needed."""
-        q, s = [TAU * self.first.matrix()[..., : self.width, :]], []
+        q, s = [TAU * first[..., : self.width, :]], []
         if self.following is not None:
             left, right = self.following.matrix().split((self.width, self.width), -2)
             q += [TAU * m for m in left.unbind(1)]
@@ -90,11 +90,11 @@ class LDLTBlock(CertifiedModule):
         low, high = self.activation.lower, self.activation.upper
         return (low, high) if low < high else (0.0, high)
 
-    def _inner(self) -> list[Tensor]:
+    def _inner(self, first: Tensor) -> list[Tensor]:
         """Return V_l Q_l: what layer l reads of layer l-1, both in the coordinates h."""
         low, high = self._slopes()
         total, product = low + high, low * high
-        q, s = self._pairs()
+        q, s = self._pairs(first)
         out = []
         for l, weight in enumerate(q):
             if l == len(q) - 1 or total == 0.0:
@@ -111,8 +111,8 @@ class LDLTBlock(CertifiedModule):
             out.append(middle)
         return out
 
-    def _schur(self, inner: Sequence[Tensor]) -> Tensor:
-        """Return J, the Schur complement of K on (h_0, h_n): shape (depth, p + h, p + h)."""
+    def _schur(self, inner: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the blocks J_00, -J_0n and J_nn of the Schur complement of K on (h_0, h_n)."""
         low, high = self._slopes()
         total, product = low + high, low * high
 
@@ -136,31 +136,43 @@ class LDLTBlock(CertifiedModule):
                 step = torch.linalg.solve(current, f[l].mT)
             corner = corner - left @ coupling.mT
             coupling, current = coupling @ step, pivot(l + 1) - f[l] @ step
-        top = torch.cat((corner, -coupling), -1)
-        return torch.cat((top, torch.cat((-coupling.mT, current), -1)), -2)
+        return corner, coupling, current
+
+    def _read_out(self, mix: Tensor, inner: Sequence[Tensor]) -> Tensor:
+        """Return M R for J = RᵀR, block by block."""
+        corner, coupling, current = self._schur(inner)
+        left, right = mix.split((self.in_features, self.width), -1)
+        low, high = self._slopes()
+        if len(inner) == 1 and low * high == 0.0:
+            top, across = left, coupling  # J_00 is the identity
+        else:
+            root = torch.linalg.cholesky(corner)
+            across = torch.linalg.solve_triangular(root, coupling, upper=False)
+            top = left @ root.mT
+        last = torch.linalg.cholesky(current - across.mT @ across)
+        return torch.cat((top, right @ last.mT - left @ across), -1)
 
     def fold(self) -> Explicit:
         gain = self.lipschitz ** (1.0 / self.depth) * reserved(self.bias.dtype, self.inner_depth)
-        inner = self._inner()
-        j = self._schur(inner)
-        root = torch.linalg.cholesky(0.5 * (j + j.mT)).mT
-        out = self.mix.matrix() @ root
-        head = math.sqrt(gain)
-        a, b = out.split((self.in_features, self.width), -1)
+        first, mix = matrices(self.first, self.mix)
+        inner = self._inner(first)
+        p, h, n = self.in_features, self.width, self.inner_depth
         # h_0 = L x = √L (√L x) and w = h / √(2Λ) with Λ = L ψ²: the gain is split between both ends.
+        head = math.sqrt(gain)
         scale = None if self.log_scale is None else bounded_exp(self.log_scale)
-        a, b = gain * a, math.sqrt(2.0) * head * b
+        ends = mix.new_full((p + h,), math.sqrt(2.0) * head)
+        ends[:p] = gain
+        packed = self._read_out(mix, inner) * ends
         c = [math.sqrt(2.0) * m for m in inner]
         c[0] = head * inner[0]
         if scale is not None:
             psi = scale.unbind(1)
-            b = b * psi[-1][:, None, :]
+            packed = torch.cat((packed[..., :p], packed[..., p:] * psi[-1][:, None, :]), -1)
             c = [m / p[..., None] for m, p in zip(c, psi, strict=True)]
             c = [c[0], *(m * p[:, None, :] for m, p in zip(c[1:], psi[:-1], strict=True))]
         sigma = short(self.activation)
         blocks = zip(
-            a.unbind(0),
-            b.unbind(0),
+            packed.unbind(0),
             zip(*(m.unbind(0) for m in c), strict=True),
             self.bias.unbind(0),
             self.output_bias.unbind(0),
@@ -174,13 +186,14 @@ class LDLTBlock(CertifiedModule):
                         NeuronLayer({l: w}, bias, sigma)
                         for l, (w, bias) in enumerate(zip(c_i, bias_i.unbind(0), strict=True))
                     ),
-                    {0: a_i, len(c): b_i},
+                    dict(zip((0, n), read_out.split((p, h), -1), strict=True)),
                     d_i,
                     gain,
                     ScaleWitness(gain, psi_i),
-                    self.in_features,
+                    p,
+                    read_out,
                 )
-                for a_i, b_i, c_i, bias_i, d_i, psi_i in blocks
+                for read_out, c_i, bias_i, d_i, psi_i in blocks
             )
         )
 

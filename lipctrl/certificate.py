@@ -24,7 +24,10 @@ import numpy as np
 FORMAT = "lipctrl-certificate"
 VERSION = 1
 NORMS = ("l2", "linf")
-CLAIMS = ("lipschitz", "one-sided", "inverse")
+CLAIMS = ("lipschitz", "one-sided", "inverse", "contraction", "contraction-rate")
+METRIC_CLAIMS = ("contraction", "contraction-rate")
+# Constants of these claims may be negative.
+SIGNED_CLAIMS = ("one-sided", "contraction-rate")
 
 
 class CertificateFormatError(ValueError):
@@ -50,7 +53,8 @@ class Certificate:
     rule : name of the inference, a key of `lipctrl.rules.RULES`.
     gain : the claimed bound, in the norm `norm`. For `claim="lipschitz"` it bounds
         ‖f(x)-f(x')‖ ≤ gain·‖x-x'‖; for "one-sided" ⟨f(x)-f(x'), x-x'⟩ ≤ gain·‖x-x'‖²; for "inverse"
-        ‖f(x)-f(x')‖ ≥ gain·‖x-x'‖.
+        ‖f(x)-f(x')‖ ≥ gain·‖x-x'‖; for "contraction" ‖f(x)-f(x')‖_P ≤ gain·‖x-x'‖_P and for "contraction-rate"
+        ⟨f(x)-f(x'), P(x-x')⟩ ≤ gain·‖x-x'‖_P², in the metric ‖v‖_P² = vᵀPv of `metric`.
     in_features, out_features : dimensions of the map.
     parts : certificates of the sub-maps.
     weights, witness : numbers that run, numbers that prove (float64, read-only).
@@ -146,6 +150,11 @@ class Certificate:
     # -- what the analysis reads ------------------------------------------------------------------
 
     @property
+    def metric(self) -> np.ndarray | None:
+        """Positive definite P of a claim of contraction, (n, n), else None."""
+        return self.witness.get("metric") if self.claim in METRIC_CLAIMS else None
+
+    @property
     def _policy_core(self) -> Certificate:
         return self.parts[0] if self.rule == "projection" and self.parts else self
 
@@ -221,12 +230,13 @@ def _headline(node: Certificate) -> str:
     sign = "≥" if node.claim == "inverse" else "≤"
     where = "" if node.region is None else " on a box"
     kind = "gain" if node.claim == "lipschitz" else node.claim
+    norm = node.norm if node.metric is None else "in the metric P"
     activations = node.params.get("activations", [])
     inner = sorted({str(a.get("name", "nested")) for a in activations if isinstance(a, dict)})
     tail = f" [{', '.join(inner)}]" if inner else ""
     return (
         f"{node.rule}{tail} ({node.in_features} → {node.out_features}): "
-        f"{kind} {sign} {node.gain:.9g} ({node.norm}){where}"
+        f"{kind} {sign} {node.gain:.9g} ({norm}){where}"
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lipctrl.arithmetic import Dyadic, Enclosure
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import SIGNED_CLAIMS, Certificate
 from lipctrl.rules import RULES, NotProvedError
 
 ROUTES = {"float": Enclosure, "exact": Dyadic}
@@ -80,7 +80,7 @@ def _failure(node: Certificate, route: str) -> str | None:
         return "the digest does not match the numbers"
     if node.rule not in RULES:
         return f"unknown rule; this lipctrl knows {', '.join(sorted(RULES))}"
-    if not math.isfinite(node.gain) or (node.gain < 0.0 and node.claim != "one-sided"):
+    if not math.isfinite(node.gain) or (node.gain < 0.0 and node.claim not in SIGNED_CLAIMS):
         return f"the gain {node.gain} is not a finite non-negative number"
     if node.region is not None and not _is_box(node):
         return "the region is not a box of the input space"

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.bounds.contraction import as_metric
 from lipctrl.bounds.files import read_layers, read_onnx, read_safetensors
 from lipctrl.bounds.graph import Network
 from lipctrl.bounds.methods import certify_network
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.checker import check
 from lipctrl.positivity import NotProvedError
 
 METHODS = ("auto", "product", "lipsdp", "eclipse", "eclipse-fast", "local")
-PROPERTIES = ("lipschitz", "one-sided", "inverse")
+PROPERTIES = ("lipschitz", "one-sided", "inverse", "contraction", "contraction-rate")
 
 
 def certify(
@@ -27,6 +28,7 @@ def certify(
     *,
     activation: Any = None,
     norm: str = "l2",
+    metric: Any = None,
 ) -> Certificate:
     """Return a certificate that `lipctrl.check` proves, for a network given as a module, arrays or a file.
 
@@ -45,8 +47,12 @@ def certify(
     region : None, (lower, upper) of a box of inputs (scalars are broadcast), or {"center": c, "radius": r} of an
         l2 ball, for which the enclosing box is used.
     property : "lipschitz", "one-sided" (⟨Δy, Δx⟩ ≤ c‖Δx‖², c may be negative: a contraction rate of ẋ = f(x)), or
-        "inverse" (‖Δy‖ ≥ c‖Δx‖: bi-Lipschitz together with "lipschitz"); the latter two need a square map.
+        "inverse" (‖Δy‖ ≥ c‖Δx‖: bi-Lipschitz together with "lipschitz"), "contraction" (‖Δy‖_P ≤ c‖Δx‖_P of
+        x⁺ = f(x): c < 1 contracts) or "contraction-rate" (⟨Δy, PΔx⟩ ≤ c‖Δx‖_P² of ẋ = f(x): c < 0 contracts), both in
+        a metric ‖v‖_P² = vᵀPv that is proved definite and kept as `certificate.metric`. All but the first need a
+        square map. On a region, both points lie in it; that f maps it into itself is not claimed.
     activation : of a list of layers or a safetensors file, e.g. "relu" or {"name": "leaky_relu", "slope": 0.1}.
+    metric : of the contraction properties: P (n, n), symmetric positive definite, or None to search for one.
     norm : "l2", or "linf" (property "lipschitz"; by comparison of absolute values, sharper than the product).
 
     Raises
@@ -59,7 +65,8 @@ def certify(
         When no bound of the asked kind is proved, for example an inverse bound of a map that has none.
 
     Sources: Fazlyab et al. 2019 (LipSDP, Theorem 2), Xu & Sivaranjani 2024 (ECLipsE), Hashemi, Ruths &
-    Fazlyab 2020 (incremental quadratic constraints), Huang et al. 2021 (local bounds).
+    Fazlyab 2020 (incremental quadratic constraints), Huang et al. 2021 (local bounds), Lohmiller & Slotine 1998
+    (contraction in a metric).
 
     Examples
     --------
@@ -91,7 +98,13 @@ def certify(
         raise ValueError(
             f"property {property!r} needs a square map, got {given.in_features} → {given.out_features}"
         )
-    cert = certify_network(given, method, box, property, norm)
+    if metric is not None and property not in METRIC_CLAIMS:
+        raise ValueError(f"metric belongs to the properties {METRIC_CLAIMS}, not to {property!r}")
+    if property in METRIC_CLAIMS and method not in ("auto", "lipsdp", "local"):
+        raise ValueError(
+            f'property {property!r} is bounded by the method "lipsdp" or "local", not {method!r}'
+        )
+    cert = certify_network(given, method, box, property, norm, as_metric(metric, given.in_features))
     if cert.parts or norm == "linf":
         # A node without parts was proved by its rule when it was made; a tree is proved node by node.
         report = check(cert)

@@ -18,7 +18,7 @@ import scipy.linalg
 from lipctrl.bounds.barrier import SolverError, solve
 from lipctrl.bounds.problem import Program, Reduction
 
-_TRTRI = scipy.linalg.get_lapack_funcs("trtri", dtype=np.float64)
+(_TRTRI,) = scipy.linalg.get_lapack_funcs(("trtri",), dtype=np.float64)
 # How close to the edge of definiteness a multiplier may come, where only that edge limits it.
 _BACKOFF = 1e-6
 

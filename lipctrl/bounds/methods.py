@@ -11,12 +11,13 @@ import scipy.linalg
 
 from lipctrl.arithmetic import Enclosure
 from lipctrl.bounds.barrier import Solution, SolverError, solve
+from lipctrl.bounds.contraction import contraction
 from lipctrl.bounds.eclipse import LayerWise, layer_wise
 from lipctrl.bounds.graph import Network
 from lipctrl.bounds.problem import Box, Reduction, dense_program, gain_of, reduce_network
 from lipctrl.bounds.product import linear_certificate, product_certificate
 from lipctrl.bounds.proof import Proof, smallest_proved
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.positivity import NotProvedError
 from lipctrl.rules.base import round_up
 from lipctrl.rules.linear import SLACKS
@@ -29,8 +30,12 @@ LARGEST_LAYERWISE = 4000
 _LAYERWISE_SLACKS = tuple(s for s in SLACKS if s >= 1e-11)
 
 
-def certify_network(given: Network, method: str, box: Box | None, claim: str, norm: str) -> Certificate:
+def certify_network(
+    given: Network, method: str, box: Box | None, claim: str, norm: str, metric: np.ndarray | None = None
+) -> Certificate:
     """Certify a neutral network on a box (None: globally); see `certify` for the words."""
+    if claim in METRIC_CLAIMS:
+        return _contracting(given, reduce_network(given, box), box, claim, metric)
     if norm == "linf":
         if method == "product":
             return product_certificate(given, "linf")
@@ -45,6 +50,46 @@ def certify_network(given: Network, method: str, box: Box | None, claim: str, no
     if method == "auto":
         return _best(given, reduction, box, claim)
     return _BUILDERS[method](given, reduction, box, claim)
+
+
+def _contracting(
+    given: Network, reduction: Reduction, box: Box | None, claim: str, metric: np.ndarray | None
+) -> Certificate:
+    """Search for a metric (unless given) and multipliers, and prove the contraction."""
+    inner = "lipschitz" if claim == "contraction" else "one-sided"
+    found = contraction(reduction, inner, metric)
+    metric = found.metric if metric is None else metric
+    multipliers = _by_layer(reduction, found.multipliers)
+    note = {"method": "lipsdp", "metric": "searched"}
+    unit = math.sqrt(float(np.abs(found.tau))) if inner == "lipschitz" else abs(found.tau) + _size(reduction)
+
+    def build(gain: float) -> Certificate:
+        return network(
+            given.layers,
+            given.output,
+            reduction.multipliers(multipliers),
+            gain,
+            in_features=given.in_features,
+            claim=claim,
+            region=box,
+            metric=metric,
+            note=note,
+        )
+
+    return smallest_proved(build, gain_of(found.tau, inner), claim=claim, unit=unit, prove=_proof(reduction))
+
+
+def _size(reduction: Reduction) -> float:
+    """Return the scale of the output's increments, for slacks of constants near zero."""
+    return math.sqrt(layer_wise(reduction, fast=True).rho)
+
+
+def solve_reduction(reduction: Reduction, claim: str) -> Solution:
+    """Return the best multipliers that the barrier method finds for a claim in the Euclidean metric."""
+    start = layer_wise(reduction, fast=True)
+    if start.rho == 0.0 or not start.multipliers:
+        return _without_solver(reduction, claim, start)
+    return _solve(reduction, claim, start)
 
 
 def _linf(given: Network, box: Box | None) -> Certificate:
@@ -152,15 +197,11 @@ def _stated(
 
 def _semidefinite(given: Network, reduction: Reduction, box: Box | None, claim: str) -> Certificate:
     """Solve the whole LMI by the barrier method and prove its multipliers."""
-    start = layer_wise(reduction, fast=True)
+    solution = solve_reduction(reduction, claim)
     note: dict[str, Any] = {"method": "lipsdp" if box is None else "local"}
-    if start.rho == 0.0 or not start.multipliers:
-        gain_unit = 0.0
-        solution = _without_solver(reduction, claim, start)
-    else:
-        solution = _solve(reduction, claim, start)
-        gain_unit = math.sqrt(start.rho) if claim == "one-sided" else 0.0
+    if solution.steps:
         note |= {"relative gap": solution.gap / max(abs(solution.tau), 1e-300), "steps": solution.steps}
+    gain_unit = _size(reduction) if claim == "one-sided" else 0.0
     estimate = gain_of(solution.tau, claim)
     if claim == "inverse" and not solution.tau < 0.0:
         raise NotProvedError("the multipliers prove no positive inverse bound; the map may not be injective")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lipctrl.arithmetic import Enclosure
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import SIGNED_CLAIMS, Certificate
 from lipctrl.positivity import NotProvedError
 from lipctrl.rules import RULES
 from lipctrl.rules.linear import SLACKS
@@ -47,7 +47,7 @@ def smallest_proved(
     for slack in slacks:
         shift = -slack * reach if claim == "inverse" else slack * reach
         constant = math.nextafter(estimate + shift, -math.inf if claim == "inverse" else math.inf)
-        node = build(max(constant, 0.0) if claim != "one-sided" else constant)
+        node = build(max(constant, 0.0) if claim not in SIGNED_CLAIMS else constant)
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 prove(node)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.activations import Activation
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.positivity import prove_positive_semidefinite
 from lipctrl.rules.base import Kind, Rule, exact, register, require, round_up
 from lipctrl.rules.local import local_slopes
@@ -33,6 +33,8 @@ from lipctrl.rules.neurons import (
 from lipctrl.rules.reduction import Reduced, assemble_reduced, reduce_graph
 
 Box = tuple[np.ndarray, np.ndarray]
+# Eigenvalues of a metric are at least this part of its largest entry.
+METRIC_FLOOR = 2.0**-40
 
 
 def slopes_of(graph: Graph, region: Box | None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -43,6 +45,8 @@ def slopes_of(graph: Graph, region: Box | None) -> list[tuple[np.ndarray, np.nda
 def _multipliers(node: Certificate, graph: Graph, reduced: Reduced) -> list[np.ndarray]:
     """Return the multipliers of the neurons that stay nonlinear; the others must carry none."""
     names = {f"multiplier{l}" for l, free in enumerate(reduced.free, start=1) if len(free)}
+    if node.claim in METRIC_CLAIMS:
+        names.add("metric")
     require(set(node.witness) == names, f"network: witness is {sorted(node.witness)}")
     full = [
         node.witness.get(f"multiplier{l}", np.zeros(graph.sizes[l])) for l in range(1, len(reduced.free) + 1)
@@ -51,6 +55,21 @@ def _multipliers(node: Certificate, graph: Graph, reduced: Reduced) -> list[np.n
     for lam, free in zip(full, reduced.free, strict=True):
         require(not np.delete(lam, free).any(), "network: a multiplier of a neuron that is linear")
     return [lam[free] for lam, free in zip(full, reduced.free, strict=True)]
+
+
+def _metric(node: Certificate, kind: Kind) -> np.ndarray:
+    """Return P of a claim of contraction, proved positive definite: otherwise ‖·‖_P would not be a norm."""
+    metric = node.witness.get("metric")
+    require(metric is not None, "network: a claim of contraction needs its metric")
+    assert metric is not None
+    require(metric.shape == (node.in_features, node.in_features), "network: the metric has the wrong shape")
+    require(np.isfinite(metric).all(), "network: the metric has NaN or inf entries")
+    require(np.array_equal(metric, metric.T), "network: the metric is not symmetric")
+    floor = METRIC_FLOOR * float(np.abs(metric).max())
+    require(floor > 0.0, "network: the metric is zero")
+    definite = kind.exact(metric) - kind.exact(floor * np.eye(len(metric)))
+    prove_positive_semidefinite({(0, 0): definite}, [len(metric)])
+    return metric
 
 
 def comparison_bound(graph: Graph, reduced: Reduced, kind: Kind) -> Fraction:
@@ -77,7 +96,8 @@ def comparison_bound(graph: Graph, reduced: Reduced, kind: Kind) -> Fraction:
 
 def prove_reduced(node: Certificate, graph: Graph, reduced: Reduced, kind: Kind) -> None:
     """Prove an l2 claim of a node whose graph and reduction are `graph` and `reduced`, in the same arithmetic."""
-    blocks = assemble_reduced(reduced, _multipliers(node, graph, reduced), performance(node), kind)
+    metric = _metric(node, kind) if node.claim in METRIC_CLAIMS else None
+    blocks = assemble_reduced(reduced, _multipliers(node, graph, reduced), performance(node), kind, metric)
     prove_positive_semidefinite(blocks, reduced.sizes)
 
 
@@ -114,12 +134,14 @@ def network(
     claim: str = "lipschitz",
     norm: str = "l2",
     region: Box | None = None,
+    metric: Any = None,
     note: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """State a claim about a given network; `lipctrl.check` proves it.
 
     `multipliers[l]` has shape (h_l,) for each layer l = 1..K with a neuron whose slope is not
-    fixed (zeros for fixed neurons); none for norm "linf". Layers with `activation="identity"` are affine.
+    fixed (zeros for fixed neurons); none for norm "linf". `metric` is P of the claims "contraction" and
+    "contraction-rate", and of no other. Layers with `activation="identity"` are affine.
 
     Examples
     --------
@@ -137,7 +159,10 @@ def network(
         base.out_features,
         parts=base.parts,
         weights=base.weights,
-        witness={f"multiplier{l}": lam for l, lam in multipliers.items()},
+        witness={
+            **{f"multiplier{l}": lam for l, lam in multipliers.items()},
+            **({} if metric is None else {"metric": metric}),
+        },
         params=base.params,
         norm=norm,
         claim=claim,

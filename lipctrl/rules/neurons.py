@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.activations import Activation, activation
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import METRIC_CLAIMS, SIGNED_CLAIMS, Certificate
 from lipctrl.positivity import Blocks, NotProvedError, prove_positive_semidefinite
 from lipctrl.rules.base import Kind, Rule, evaluate, exact, register, require
 from lipctrl.rules.linear import SLACKS
@@ -136,15 +136,21 @@ def _read_activation(node: Certificate, spec: Any, size: int, graph: Graph) -> N
 
 
 def performance(node: Certificate) -> tuple[float, float, float]:
-    """Return (a, b, c) of the claim a‖Δx‖² + 2b⟨Δx, Δy⟩ + c‖Δy‖² ≥ 0, squares rounded to the safe side."""
+    """Return (a, b, c) of the claim a‖Δx‖² + 2b⟨Δx, Δy⟩ + c‖Δy‖² ≥ 0, squares rounded to the safe side.
+
+    For a claim of contraction the norms and the product are those of its metric.
+    """
     gain = node.gain
     exact(gain)
-    require(gain >= 0.0 or node.claim == "one-sided", "the gain is negative")
+    require(gain >= 0.0 or node.claim in SIGNED_CLAIMS, "the gain is negative")
     if node.claim == "lipschitz":
         return math.nextafter(gain * gain, 0.0), 0.0, -1.0
     require(node.in_features == node.out_features, f"{node.claim} needs a square map")
-    if node.claim == "one-sided":
+    if node.claim == "contraction":
+        return math.nextafter(gain * gain, 0.0), 0.0, -1.0
+    if node.claim in SIGNED_CLAIMS:
         return gain, -0.5, 0.0
+    require(node.claim == "inverse", f"no rule for the claim {node.claim!r}")
     return -math.nextafter(gain * gain, math.inf), 0.0, 1.0
 
 
@@ -234,6 +240,7 @@ class Neurons(Rule):
 
     def prove(self, node: Certificate, kind: Kind) -> None:
         require(node.norm == "l2", "neurons: the LMI proves l2 claims")
+        require(node.claim not in METRIC_CLAIMS, "neurons: the rule network proves contraction in a metric")
         graph = read_graph(node)
         expected = {f"multiplier{l}" for l in range(1, len(graph.sizes) - 1)}
         require(set(node.witness) == expected, "neurons: unknown or missing witness arrays")

@@ -12,7 +12,7 @@ as 1/r; in Δq the LMI stays well conditioned down to a point, where the bound i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,9 +119,13 @@ def _substituted(drive: dict[int, Any], slope: np.ndarray, kind: Kind) -> dict[i
 
 
 def assemble_reduced(
-    reduced: Reduced, multipliers: Sequence[np.ndarray], form: tuple[float, float, float], kind: Kind
+    reduced: Reduced,
+    multipliers: Sequence[np.ndarray],
+    form: tuple[float, float, float],
+    kind: Kind,
+    metric: np.ndarray | None = None,
 ) -> Blocks:
-    """Assemble the upper block triangle of N for a‖Δx‖² + 2b⟨Δx, Δy⟩ + c‖Δy‖² ≥ 0.
+    """Assemble the upper block triangle of N for a‖Δx‖² + 2b⟨Δx, Δy⟩ + c‖Δy‖² ≥ 0, in a metric if given.
 
     Adds Σ λ_i [(e_i - m_i v_i)(e_i - s_i v_i)ᵀ + transpose] over the neurons that stay nonlinear.
     """
@@ -132,9 +136,10 @@ def assemble_reduced(
             i, j, value = j, i, value.T
         blocks[i, j] = blocks[i, j] + value if (i, j) in blocks else value
 
-    a, b, c = form
+    a = form[0]
     n = reduced.sizes[0]
-    add(0, 0, kind.exact(a * np.eye(n)))
+    size = None if metric is None else kind.exact(metric)
+    add(0, 0, kind.exact(a * np.eye(n)) if size is None else kind.exact(np.full((n, 1), a)).times(size))
     for l, maps in enumerate(reduced.maps, start=1):
         if not len(reduced.free[l - 1]):
             continue
@@ -149,12 +154,25 @@ def assemble_reduced(
             for k, map_k in maps.items():
                 if curved and j <= k:
                     add(j, k, map_j.T @ square.times(map_k))
-    for j, map_j in reduced.output.items():
-        if b != 0.0:
-            scaled = kind.exact(np.full((n, 1), b)).times(map_j)
-            add(0, j, scaled + scaled.T if j == 0 else scaled)
-        for k, map_k in reduced.output.items():
-            if c != 0.0 and j <= k:
-                product = map_j.T @ map_k
-                add(j, k, -product if c < 0.0 else product)
+    _add_output(reduced.output, add, form, kind, size)
     return blocks
+
+
+def _add_output(
+    output: Mapping[int, Any],
+    add: Callable[[int, int, Any], None],
+    form: tuple[float, float, float],
+    kind: Kind,
+    size: Any,
+) -> None:
+    """Add 2b⟨Δx, Δy⟩ + c‖Δy‖², c one of -1, 0, 1; `size` is the metric P or None."""
+    _, b, c = form
+    for j, map_j in output.items():
+        seen = map_j if size is None else size @ map_j
+        if b != 0.0:
+            scaled = kind.exact(np.full((seen.shape[0], 1), b)).times(seen)
+            add(0, j, scaled + scaled.T if j == 0 else scaled)
+        for k, map_k in output.items():
+            if c != 0.0 and j <= k:
+                product = seen.T @ map_k
+                add(j, k, -product if c < 0.0 else product)

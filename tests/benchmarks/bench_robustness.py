@@ -1,14 +1,24 @@
-"""What certainty costs in return, and what it saves under noise, attacks, delay and a wrong gain."""
+"""What certainty costs in return, and what it saves under noise, attacks, delay and a wrong gain.
+
+    python -m tests.benchmarks robustness                          the tables, measured anew
+    python -m tests.benchmarks.bench_robustness docs/robustness.csv   measure into a file, or go on with one
+
+`docs/robustness.py` draws the curves of that file.
+"""
 
 from __future__ import annotations
 
+import csv
 import math
 import multiprocessing
 import os
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,51 +27,57 @@ from torch import Tensor, nn
 
 import lipctrl
 from lipctrl.runs.design import output_gain
-from lipctrl.training import APG, PPO, evaluate, find_task, make_simulator, split_seed
-from lipctrl.training.attack import Attack
+from lipctrl.training import PPO, Imitation, evaluate, find_task, make_simulator, split_seed, worst_case
+from lipctrl.training.experts import Expert
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One environment: who trains in it, for how long, and what a perturbation of size one is.
+    """One environment: who trains in it, for how long, and what it is tried under.
 
-    Without `residual`, `bounds` are l2 gains of the whole policy in action units over observation units, scaling and
-    limits counted. With it, every policy is the LQR law plus a network, u = -K y + f(y), and `bounds` are those of f,
-    as shares of the stability radius. `unit` scales observation noise and attacks to the size of the signals.
+    Every policy is u = f(y), certified or a multilayer perceptron. PPO chooses its own gain. Imitation has a teacher
+    of four times the LQR gain, saturated: undisturbed about as good as LQR itself, so that nothing in training warns
+    of it. `bounds` are l2 gains of the whole policy in action units over observation units, limits counted: for
+    imitation in multiples of the LQR gain. Noise and attacks are in units of `observation_sizes`.
     """
 
     env_id: str
     algorithm: str
     steps: int
     bounds: tuple[float, ...]
-    scale: tuple[float, ...] | None
-    unit: float
-    horizon: int
-    residual: bool = False
+    noise: tuple[float, ...]
+    attacks: tuple[float, ...]
+    delays: tuple[int, ...]
+    gains: tuple[float, ...] = (0.5, 2.0, 4.0)
 
 
-# No environment here can be left by failing: where an episode may end early and rewards are costs, a policy that
-# starts from nothing learns to fail early, and its return says nothing.
-SETTINGS = (
-    Setting("lipctrl/GymPendulum-v1", "ppo", 400_000, (6.0, 10.0, 20.0), (1.0, 1.0, 2.0), 1.0, 200),
-    Setting("lipctrl/MassSpringChain-v0", "apg", 300_000, (0.5, 0.9), None, 1.0, 200, residual=True),
-    Setting("lipctrl/TwoMassDrive-v0", "apg", 300_000, (0.5, 0.9), None, 1.0, 200, residual=True),
-)
-# name of the column -> keywords of `evaluate`; noise and attacks are multiplied by the setting's unit.
-NOISE = {"noise .1": 0.1, "noise .2": 0.2}
-ATTACKS = {"ε .05": 0.05, "ε .11": 0.11, "ε .15": 0.15}
-LOOP = {
-    "delay 1": {"delay": 1},
-    "delay 2": {"delay": 2},
-    "delay 3": {"delay": 3},
-    "gain ×0.5": {"gain_scale": 0.5},
-    "gain ×2": {"gain_scale": 2.0},
+TEACHER_GAIN = 4.0
+_IMITATED: Row = {
+    "algorithm": "imitation",
+    "steps": 64_000,
+    "bounds": (1.0, 2.0),
+    "noise": (0.25, 0.5, 1.0),
+    "attacks": (0.2, 0.5),
+    "delays": (1, 2, 4),
 }
-COST_ATTACK = 0.11
-ATTACK_STEPS = 5
-EPISODES = 50
+SETTINGS = (
+    Setting(
+        "lipctrl/GymPendulum-v1",
+        "ppo",
+        400_000,
+        (10.0, 20.0, 40.0),
+        (0.1, 0.2, 0.3, 0.5),
+        (0.05, 0.11, 0.15, 0.3),
+        (1, 2, 3),
+    ),
+    Setting("lipctrl/LateralVehicle-v0", **_IMITATED),
+    Setting("lipctrl/PlanarQuadrotor-v0", **_IMITATED),
+    Setting("lipctrl/SpinningSatellite-v0", **_IMITATED),
+)
+HORIZON = 200
+EPISODES = 32
 # Share of the bound that a policy starts with; it learns how much of the bound to use.
 INITIAL_FRACTION = 0.3
 # Barbara, Wang & Manchester 2024 (arXiv 2405.11432), pendulum of MuJoCo MJX, mean of 10 seeds. Their γ leaves out the
@@ -76,13 +92,11 @@ LITERATURE = {
 
 
 class PlainPolicy(nn.Module):
-    """u = -K y + MLP(y / scale): two hidden layers of ReLU, the last layer small at first; K = 0 without a residual."""
+    """u = MLP(y): two hidden layers of ReLU, the last layer small at first, the command limited as the actuator is."""
 
-    def __init__(self, observations: int, actions: int, width: int, scale: Any, gain: Any) -> None:
+    def __init__(self, observations: int, actions: int, width: int, limit: Any) -> None:
         super().__init__()
-        self.gain: Tensor
-        self.register_buffer("gain", torch.as_tensor(gain, dtype=torch.float32))
-        self.net = nn.Sequential(
+        self.network = nn.Sequential(
             nn.Linear(observations, width),
             nn.ReLU(),
             nn.Linear(width, width),
@@ -90,62 +104,62 @@ class PlainPolicy(nn.Module):
             nn.Linear(width, actions),
         )
         with torch.no_grad():
-            self.net[-1].weight.mul_(0.1)  # type: ignore[operator]
-        self.scale: Tensor
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32))
-
-    def forward(self, y: Tensor) -> Tensor:
-        return self.network(y) - y @ self.gain.mT
-
-    def network(self, y: Tensor) -> Tensor:
-        """Return the part that is trained."""
-        return self.net(y / self.scale)
-
-
-class Saturated(nn.Module):
-    """A policy with its actuator: the adversary must not waste its budget on what the clip takes away."""
-
-    def __init__(self, policy: nn.Module, limit: Any) -> None:
-        super().__init__()
-        self.policy = policy
+            self.network[-1].weight.mul_(0.1)  # type: ignore[operator]
         self.limit: Tensor
         self.register_buffer("limit", torch.as_tensor(limit, dtype=torch.float32))
 
     def forward(self, y: Tensor) -> Tensor:
-        return torch.clamp(self.policy(y), -self.limit, self.limit)
+        command = self.network(y)
+        # In training the environment limits: a clip here would hide the gradient.
+        return command if self.training else torch.clamp(command, -self.limit, self.limit)
 
 
 @lru_cache(maxsize=8)
-def nominal(env_id: str) -> tuple[np.ndarray, float]:
-    """Return the LQR gain K (m, p) on observations and the stability radius of its loop."""
-    plant = find_task(env_id).plant
-    gain = output_gain(plant)
-    return gain, float(lipctrl.stability_radius(plant.linearize(), gain))
+def lqr(env_id: str) -> np.ndarray:
+    """Return the LQR gain K (m, p) on observations."""
+    return output_gain(find_task(env_id).plant)
 
 
-def certified_policy(setting: Setting, bound: float, width: int, seed: int) -> Any:
-    """Return a new policy whose certified gain (of f, for a residual) never exceeds its bound, in physical units."""
+@lru_cache(maxsize=8)
+def observation_sizes(setting: Setting) -> tuple[float, ...]:
+    """Return the unit of noise and attacks: root mean squares along LQR trajectories; 1 for Gymnasium's pendulum."""
     task = find_task(setting.env_id)
-    torch.manual_seed(split_seed(seed)["network"])
-    smallest = 1.0 if setting.scale is None else min(setting.scale)
-    network = lipctrl.LipschitzResNet(
-        task.observation_size,
-        task.action_size,
-        lipschitz=physical(setting, bound) * smallest,
-        width=width,
-        depth=2,
-        trainable_lipschitz=True,
-    )
-    with torch.no_grad():
-        network.raw_factor.fill_(math.log(INITIAL_FRACTION / (1.0 - INITIAL_FRACTION)))  # type: ignore[union-attr]
-    if setting.residual:
-        return lipctrl.ResidualPolicy(nominal(setting.env_id)[0], network, setting.scale, task.action_limit)
-    return lipctrl.LipschitzPolicy(network, setting.scale, task.action_limit)
+    if setting.algorithm == "ppo":
+        return (1.0,) * task.observation_size
+    simulator = make_simulator(task, 64, 12345)
+    gain, squares = torch.as_tensor(lqr(setting.env_id), dtype=torch.float32), 0.0
+    for _ in range(HORIZON):
+        squares = squares + simulator.observation.square().mean(0)
+        simulator.step(-simulator.observation @ gain.mT)
+    return tuple((squares / HORIZON).sqrt().tolist())  # type: ignore[union-attr]
 
 
 def physical(setting: Setting, bound: float) -> float:
     """Return a bound in action units over observation units."""
-    return bound * nominal(setting.env_id)[1] if setting.residual else bound
+    return bound if setting.algorithm == "ppo" else bound * float(np.linalg.norm(lqr(setting.env_id), 2))
+
+
+def teacher(setting: Setting) -> Expert:
+    """Return the saturated law of too much gain, u = clip(-4 K x); these plants observe their states."""
+    plant: Any = find_task(setting.env_id).plant
+    gain = TEACHER_GAIN * torch.as_tensor(lqr(setting.env_id))
+    return lambda state: plant.saturate(-state @ gain.to(state).mT)
+
+
+def certified_policy(setting: Setting, bound: float, width: int, seed: int) -> Any:
+    """Return a new policy whose certified gain never exceeds its bound, in physical units."""
+    task = find_task(setting.env_id)
+    torch.manual_seed(split_seed(seed)["network"])
+    network = lipctrl.LipschitzResNet(
+        task.observation_size,
+        task.action_size,
+        lipschitz=physical(setting, bound),
+        width=width,
+        depth=2,
+        trainable_lipschitz=True,
+        initial_factor=INITIAL_FRACTION,
+    )
+    return lipctrl.LipschitzPolicy(network, None, task.action_limit)
 
 
 def plain_policy(setting: Setting, parameters: int, seed: int) -> PlainPolicy:
@@ -156,109 +170,147 @@ def plain_policy(setting: Setting, parameters: int, seed: int) -> PlainPolicy:
     # width² + (p + m + 2) width + m parameters.
     linear = p + m + 2
     width = int((math.sqrt(linear**2 + 4.0 * (parameters - m)) - linear) / 2.0)
-    scale = np.ones(p) if setting.scale is None else setting.scale
-    gain = nominal(setting.env_id)[0] if setting.residual else np.zeros((m, p))
-    return PlainPolicy(p, m, width, scale, gain)
+    return PlainPolicy(p, m, width, task.action_limit)
 
 
 def measured_gain(policy: PlainPolicy, setting: Setting) -> float:
     """Return the largest slope of a plain network that was met on its own closed loop (a lower bound of its gain)."""
-    simulator: Any = make_simulator(find_task(setting.env_id), 64, 12345)
+    simulator = make_simulator(find_task(setting.env_id), 64, 12345)
     seen = []
     with torch.no_grad():
-        for _ in range(setting.horizon):
+        for _ in range(HORIZON):
             seen.append(simulator.observation)
             simulator.step(policy(simulator.observation))
-    y = torch.cat(seen)
-    slope = torch.vmap(torch.func.jacrev(policy.network))(y)
+    slope = torch.vmap(torch.func.jacrev(policy.network))(torch.cat(seen))
     return float(torch.linalg.matrix_norm(slope.detach(), 2).max())
 
 
-def train_and_test(arguments: tuple[Setting, float | None, int, bool]) -> Row:
+def trained(setting: Setting, policy: Any, steps: int, environments: int | None, seed: int) -> float:
+    """Train a policy in place; return the CPU-seconds that it took."""
+    task, streams = find_task(setting.env_id), split_seed(seed)
+    kind: Any = {"ppo": PPO, "imitation": Imitation}[setting.algorithm]
+    config = kind.Config() if environments is None else kind.Config(environments=environments)
+    simulator = make_simulator(task, config.environments, streams["simulator"])
+    last: Any = torch.as_tensor(task.action_limit.copy()) if kind is PPO else teacher(setting)
+    learner = kind(policy, simulator, config, streams, last)
+    iterations = math.ceil(steps / learner.steps_per_iteration)
+    policy.train()
+    start = time.process_time()
+    for i in range(iterations):
+        learner.iterate(i / iterations)
+    policy.eval()
+    return time.process_time() - start
+
+
+def train_and_test(arguments: tuple[Setting, float | None, int, bool]) -> list[Row]:
     """Train one policy (bound None: plain) and evaluate it under every condition; runs in a worker process."""
     setting, bound, seed, fast = arguments
     torch.set_num_threads(1)
-    task, streams = find_task(setting.env_id), split_seed(seed)
     certified = certified_policy(setting, bound or 1.0, 8 if fast else 32, seed)
     size = sum(p.numel() for p in certified.parameters())
     policy: Any = certified if bound is not None else plain_policy(setting, size, seed)
-    steps = 4_000 if fast else setting.steps
-    start = time.process_time()
-    algorithm = {"ppo": PPO, "apg": APG}[setting.algorithm]
-    config = algorithm.Config(environments=32) if fast else algorithm.Config()
-    simulator: Any = make_simulator(task, config.environments, streams["simulator"])
-    limit = torch.as_tensor(task.action_limit.copy())
-    learner: Any = (
-        PPO(policy, simulator, config, streams, limit)  # type: ignore[arg-type]
-        if setting.algorithm == "ppo"
-        else APG(policy, simulator, config, streams)  # type: ignore[arg-type]
-    )
-    iterations = math.ceil(steps / learner.steps_per_iteration)
-    for i in range(iterations):
-        learner.iterate(i / iterations)
-    seconds = time.process_time() - start
+    steps, environments = (4_000, 32) if fast else (setting.steps, None)
+    seconds = trained(setting, policy, steps, environments, seed)
     if bound is None:
         gain = measured_gain(policy, setting)
     else:
         certificate = policy.certificate()
-        report = lipctrl.check(certificate)
-        gain = certificate.radius if setting.residual else certificate.gain
+        report, gain = lipctrl.check(certificate), certificate.gain
         if not report.ok or gain > physical(setting, bound) * (1.0 + 1e-3):
             raise AssertionError(f"the certificate does not prove {bound}: {report}")
-    acting = Saturated(policy, task.action_limit) if bound is None else policy
-    returns, failed = conditions(acting, setting, 4 if fast else EPISODES, 2 if fast else ATTACK_STEPS)
-    parameters = sum(p.numel() for p in policy.parameters())
-    return {"gain": gain, "seconds": seconds, "parameters": parameters, "returns": returns, "failed": failed}
+    known = {
+        "environment": setting.env_id.rpartition("/")[2],
+        "policy": label(setting, bound),
+        "seed": seed,
+        "gain": gain,
+        "parameters": sum(p.numel() for p in policy.parameters()),
+        "seconds": seconds,
+    }
+    return [{**known, **row} for row in conditions(policy, setting, fast)]
 
 
-def conditions(
-    policy: Any, setting: Setting, episodes: int, attack_steps: int
-) -> tuple[dict[str, float], float]:
-    """Return the mean return under each condition, over the same unseen starts, and the nominal share of failures."""
-    options: Row = {"episodes": episodes, "env_options": {"horizon": setting.horizon}}
-    nominal = evaluate(policy, setting.env_id, **options)
-    out = {"nominal": nominal.mean}
-    for name, size in NOISE.items():
-        noise = size * setting.unit
-        out[name] = evaluate(policy, setting.env_id, observation_noise=noise, **options).mean
-    for name, size in ATTACKS.items():
-        attack = (size * setting.unit, attack_steps)
-        out[name] = evaluate(policy, setting.env_id, attack=attack, **options).mean
-    worst = Attack(COST_ATTACK * setting.unit, 3, objective="cost", lookahead=5)
-    out[f"ε {COST_ATTACK} on the cost"] = evaluate(policy, setting.env_id, attack=worst, **options).mean
-    for name, change in LOOP.items():
-        out[name] = evaluate(policy, setting.env_id, **change, **options).mean
-    return out, float(nominal.terminated.mean())
+def conditions(policy: Any, setting: Setting, fast: bool) -> Iterator[Row]:
+    """Yield the mean return under each condition, over the same unseen starts."""
+    sizes = observation_sizes(setting)
+    options: Row = {"episodes": 4 if fast else EPISODES, "env_options": {"horizon": 20 if fast else HORIZON}}
+    many: slice = slice(-1, None) if fast else slice(None)
+
+    def row(condition: str, level: float, **change: Any) -> Row:
+        found = evaluate(policy, setting.env_id, **change, **options)
+        failed = float(found.terminated.mean())
+        return {
+            "condition": condition,
+            "level": level,
+            "return": found.mean,
+            "failed": failed,
+            "adversary": "",
+        }
+
+    yield row("nominal", 0.0)
+    for size in setting.noise[many]:
+        yield row("noise", size, observation_noise=size * np.asarray(sizes))
+    for delay in setting.delays[many]:
+        yield row("delay", delay, delay=delay)
+    for gain in setting.gains[many]:
+        yield row("gain", gain, gain_scale=gain)
+    for size in setting.attacks[many]:
+        worst = worst_case(policy, setting.env_id, size, scale=sizes, waves=4 if fast else 24, **options)
+        for name, found in worst.evaluations.items():
+            if name != "nothing":
+                yield {
+                    "condition": f"attack: {name}",
+                    "level": size,
+                    "return": found.mean,
+                    "failed": float(found.terminated.mean()),
+                    "adversary": name,
+                }
+        yield {
+            "condition": "attack",
+            "level": size,
+            "return": worst.worst.mean,
+            "failed": float(worst.worst.terminated.mean()),
+            "adversary": worst.name,
+        }
 
 
-def _seeds(fast: bool) -> range:
-    return range(1 if fast else 3)
+def label(setting: Setting, bound: float | None) -> str:
+    if bound is None:
+        return "MLP"
+    return f"certified L ≤ {bound:g}" + ("" if setting.algorithm == "ppo" else " × LQR")
 
 
-@lru_cache(maxsize=2)
-def results(fast: bool) -> dict[tuple[str, float | None], list[Row]]:
-    """Train everything once, two at a time; all tables read from here."""
+def measure(fast: bool, workers: int, done: set[tuple[str, str, int]]) -> Iterator[list[Row]]:
+    """Yield the rows of every policy that is not in `done`, as they come."""
     jobs = [
         (setting, bound, seed, fast)
+        for seed in range(1 if fast else 3)
         for setting in SETTINGS
         for bound in (None, *(setting.bounds[:1] if fast else setting.bounds))
-        for seed in _seeds(fast)
+        if (setting.env_id.rpartition("/")[2], label(setting, bound), seed) not in done
     ]
     # Fresh processes: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=context) as pool:
-        rows = list(pool.map(train_and_test, jobs))
-    out: dict[tuple[str, float | None], list[Row]] = {}
-    for (setting, bound, _, _), row in zip(jobs, rows, strict=True):
-        out.setdefault((setting.env_id, bound), []).append(row)
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for future in as_completed([pool.submit(train_and_test, job) for job in jobs]):
+            yield future.result()
+
+
+@lru_cache(maxsize=2)
+def results(fast: bool) -> tuple[Row, ...]:
+    """Measure everything once, two policies at a time; all tables read from here."""
+    return tuple(row for rows in measure(fast, min(2, os.cpu_count() or 1), set()) for row in rows)
+
+
+def _grouped(rows: Any) -> dict[tuple[str, str], dict[tuple[str, float], list[Row]]]:
+    """Return (environment, policy) -> (condition, level) -> rows of the seeds, in the order of the settings."""
+    out: dict[tuple[str, str], dict[tuple[str, float], list[Row]]] = {}
+    for setting in SETTINGS:
+        for bound in (None, *setting.bounds):
+            key = (setting.env_id.rpartition("/")[2], label(setting, bound))
+            mine = [r for r in rows if (r["environment"], r["policy"]) == key]
+            for row in sorted(mine, key=lambda r: r["seed"]):
+                out.setdefault(key, {}).setdefault((row["condition"], row["level"]), []).append(row)
     return out
-
-
-def _label(env_id: str, bound: float | None) -> str:
-    residual = next(s.residual for s in SETTINGS if s.env_id == env_id)
-    if bound is None:
-        return "LQR + MLP" if residual else "MLP"
-    return f"LQR + certified {bound:g} × radius" if residual else f"certified L ≤ {bound:g}"
 
 
 def _spread(values: list[float]) -> str:
@@ -266,68 +318,99 @@ def _spread(values: list[float]) -> str:
 
 
 def certified_against_plain(fast: bool) -> list[Row]:
-    """Certified policies against an MLP of equal size: same algorithm, budget, start and nominal controller.
+    """Certified policies against an MLP of equal size: same algorithm, budget and teacher.
 
-    Returns are means over unseen episodes of 200 steps; smallest and largest seed in brackets. `gain` is that of the
-    network (without -K y): certified where it says so, and for the MLP the largest slope met on its own trajectories.
+    Returns are means over unseen episodes of 200 steps; smallest and largest seed in brackets. `gain` is proved where
+    the policy is certified, and for the MLP the largest slope met on its own trajectories.
     """
     return [
         {
-            "environment": env_id.rpartition("/")[2],
-            "policy": _label(env_id, bound),
-            "gain": _spread([r["gain"] for r in rows]),
-            "certified": bound is not None,
-            "return": _spread([r["returns"]["nominal"] for r in rows]),
-            "failed": float(np.mean([r["failed"] for r in rows])),
-            "seeds": len(rows),
-            "parameters": rows[0]["parameters"],
-            "training CPU s": float(np.mean([r["seconds"] for r in rows])),
+            "environment": environment,
+            "policy": policy,
+            "gain": _spread([r["gain"] for r in found["nominal", 0.0]]),
+            "certified": policy != "MLP",
+            "return": _spread([r["return"] for r in found["nominal", 0.0]]),
+            "failed": float(np.mean([r["failed"] for r in found["nominal", 0.0]])),
+            "seeds": len(found["nominal", 0.0]),
+            "parameters": found["nominal", 0.0][0]["parameters"],
+            "training CPU s": float(np.mean([r["seconds"] for r in found["nominal", 0.0]])),
         }
-        for (env_id, bound), rows in results(fast).items()
+        for (environment, policy), found in _grouped(results(fast)).items()
     ]
 
 
 def robustness(fast: bool) -> list[Row]:
-    """Robustness: mean return over seeds, undisturbed and under noise, attack, delay and a wrong gain.
+    """Robustness: return lost against the same policy undisturbed, mean of the seeds, beside what the MLP loses.
 
-    Noise σ and the l2 radius ε of the attack (projected gradient ascent on the action) are in observation units; "on
-    the cost" maximises the cost of the next 5 steps instead. Delays are in samples.
+    Noise σ and attacks ε (l2) are in units of the observations' sizes, on the pendulum in observation units; an attack
+    is the worst of five adversaries (`lipctrl.training.worst_case`). Delays are in samples.
     """
-    return [
-        {
-            "environment": env_id.rpartition("/")[2],
-            "policy": _label(env_id, bound),
-            **{name: float(np.mean([r["returns"][name] for r in rows])) for name in rows[0]["returns"]},
-        }
-        for (env_id, bound), rows in results(fast).items()
-    ]
+    grouped = _grouped(results(fast))
+    rows = []
+    for (environment, policy), found in grouped.items():
+        if policy == "MLP":
+            continue
+        plain = grouped[environment, "MLP"]
+        for (condition, level), mine in found.items():
+            if condition not in ("nominal",) and ":" not in condition:
+                theirs = _losses(plain, condition, level)
+                lost = _losses(found, condition, level)
+                both = min(len(lost), len(theirs))
+                saved = theirs[:both] - lost[:both]
+                rows.append(
+                    {
+                        "environment": environment,
+                        "policy": policy,
+                        "condition": f"{condition} {level:g}",
+                        "lost": float(lost.mean()),
+                        "lost by the MLP": float(theirs.mean()),
+                        "saved": float(saved.mean()),
+                        "± standard error": float(saved.std(ddof=1) / math.sqrt(both))
+                        if both > 1
+                        else math.nan,
+                        "worst adversaries": ", ".join(sorted({r["adversary"] for r in mine} - {""})),
+                    }
+                )
+    return rows
+
+
+def _losses(found: dict[tuple[str, float], list[Row]], condition: str, level: float) -> np.ndarray:
+    base = np.array([r["return"] for r in found["nominal", 0.0]])
+    return base - np.array([r["return"] for r in found[condition, level]])
 
 
 def pendulum_against_literature(fast: bool) -> list[Row]:
     """Gymnasium's pendulum beside Barbara et al. 2024: return, and the return lost to attack and delay.
 
     Our γ is the certified gain in N·m per observation unit, observation scaling and torque limits counted; theirs
-    leaves both out, and their pendulum is MuJoCo's: compare the losses, not the levels.
+    leaves both out, their attack is a single one, and their pendulum is MuJoCo's: compare the losses, not the levels.
     """
-    columns = ("nominal", "ε .11", "ε .15", "delay 2", "delay 3")
-    rows = [
-        ("ours", _label(env_id, bound), _spread([r["gain"] for r in group]), [
-            float(np.mean([r["returns"][c] for r in group])) for c in columns
-        ])
-        for (env_id, bound), group in results(fast).items()
-        if "GymPendulum" in env_id
-    ]  # fmt: skip
-    rows += [("Barbara et al.", name, "-", list(map(float, v))) for name, v in LITERATURE.items()]
-    return [
-        {
-            "source": source,
-            "policy": name,
-            "γ": gain,
-            "nominal": values[0],
-            **{f"lost to {c}": values[0] - v for c, v in zip(columns[1:], values[1:], strict=True)},
-        }
-        for source, name, gain, values in rows
-    ]
+    columns = {
+        "ε .11, action": ("attack: action", 0.11),
+        "ε .15, action": ("attack: action", 0.15),
+        "delay 2": ("delay", 2),
+        "delay 3": ("delay", 3),
+        "ε .11, worst of 5": ("attack", 0.11),
+    }
+    rows = []
+    for (environment, policy), found in _grouped(results(fast)).items():
+        if environment == "GymPendulum-v1":
+            lost = {
+                f"lost to {name}": float(_losses(found, *key).mean()) if key in found else math.nan
+                for name, key in columns.items()
+            }
+            nominal = found["nominal", 0.0]
+            rows.append({
+                "source": "ours", "policy": policy, "γ": _spread([r["gain"] for r in nominal]),
+                "nominal": float(np.mean([r["return"] for r in nominal])), **lost,
+            })  # fmt: skip
+    for name, values in LITERATURE.items():
+        lost = {f"lost to {c}": float(values[0] - v) for c, v in zip(columns, values[1:], strict=False)}
+        rows.append({
+            "source": "Barbara et al.", "policy": name, "γ": "-", "nominal": float(values[0]), **lost,
+            "lost to ε .11, worst of 5": math.nan,
+        })  # fmt: skip
+    return rows
 
 
 TABLES = {
@@ -335,3 +418,31 @@ TABLES = {
     "robustness": robustness,
     "pendulum_against_literature": pendulum_against_literature,
 }
+COLUMNS = (
+    "environment", "policy", "seed", "gain", "parameters", "seconds",
+    "condition", "level", "return", "failed", "adversary",
+)  # fmt: skip
+
+
+def main(path: Path, workers: int) -> None:
+    """Measure into a CSV file, policy by policy; what is in it already is not measured again."""
+    done = set()
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            done = {(r["environment"], r["policy"], int(r["seed"])) for r in csv.DictReader(stream)}
+    for rows in measure(False, workers, done):
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as stream:
+            writer: Any = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerows(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+            )
+        print(
+            rows[0]["environment"], rows[0]["policy"], rows[0]["seed"], f"{rows[0]['return']:.4g}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)

@@ -19,6 +19,18 @@ UNIT = 2.0**-53
 TINY = 2.0**-1022
 
 
+def underflows_gradually() -> bool:
+    """Tell whether this thread keeps subnormal numbers, as IEEE 754 asks and every radius here assumes.
+
+    Fast-math libraries and `torch.set_flush_denormal(True)` switch the processor to flush them to zero: a sum of
+    two normal numbers may then vanish although it is not zero.
+    """
+    smallest = np.full(2, TINY)
+    # Halving makes a subnormal result; doubling it back reads a subnormal operand.
+    half = smallest * 0.5
+    return bool((half + half == smallest).all())
+
+
 class Numbers(Protocol):
     """Matrices of a number system: what the assembly of a proof may do with them."""
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lipctrl.arithmetic import Dyadic, Enclosure
+from lipctrl.arithmetic import Dyadic, Enclosure, underflows_gradually
 from lipctrl.certificate import SIGNED_CLAIMS, Certificate
 from lipctrl.rules import RULES, NotProvedError
 
+FLUSHED = (
+    "this thread flushes subnormal numbers to zero, which no proof in floating point allows for; "
+    "call torch.set_flush_denormal(False), or check in a process without fast-math libraries"
+)
 ROUTES = {"float": Enclosure, "exact": Dyadic}
 
 
@@ -84,6 +88,8 @@ def _failure(node: Certificate, route: str) -> str | None:
         return f"the gain {node.gain} is not a finite non-negative number"
     if node.region is not None and not _is_box(node):
         return "the region is not a box of the input space"
+    if not underflows_gradually():
+        return FLUSHED
     try:
         # Overflow is no surprise here: every proof requires finite numbers where it decides.
         with np.errstate(over="ignore", invalid="ignore"):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from lipctrl.arithmetic import TINY, UNIT, Dyadic, Enclosure, Numbers
+from lipctrl.arithmetic import TINY, UNIT, Dyadic, Enclosure, Numbers, underflows_gradually
 
 Blocks = dict[tuple[int, int], Any]
 Factor = dict[int, dict[int, np.ndarray]]
@@ -173,6 +173,10 @@ def prove_positive_semidefinite(blocks: Mapping[tuple[int, int], Numbers], sizes
     NotProvedError
         When the numbers do not suffice for a proof; that is not a proof of the contrary.
     """
+    if not underflows_gradually():
+        raise NotProvedError(
+            "this thread flushes subnormal numbers to zero; torch.set_flush_denormal(False) mends it"
+        )
     try:
         with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
             return _prove(blocks, sizes)

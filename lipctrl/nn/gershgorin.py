@@ -71,20 +71,31 @@ def _single_layer(a: Tensor, b: Tensor, c: Tensor, v: Sequence[Tensor], slopes: 
     For one inner layer the corner and the neighbour of N coincide; the cancellation inside |·| is what
     makes SLL blocks possible. The left side is concave and piecewise linear in λ with slope at least
     2v₁ - |m+s| |C| v₀ > 0: Newton's method ends after a few kinks, and a last step with the smallest slope is feasible.
+    The iteration is not recorded: the implicit function theorem gives the derivative (of first order) at its end.
     """
     drive, cross = _absolute(b.mT @ b, v[1]), b.mT @ a
     total = slopes.total
-    smallest = 2.0 * v[1] - abs(total) * _absolute(c, v[0])
-    multiplier = (drive + _absolute(cross, v[0])) / smallest
-    for newton in (True, True, True, True, False):
-        inside = total * multiplier[..., None] * c + cross
-        deficit = drive - 2.0 * v[1] * multiplier + _absolute(inside, v[0])
-        slope = smallest
-        if newton:
-            slope = 2.0 * v[1] - ((inside.sign() * total * c) @ v[0][..., None])[..., 0]
-        step = deficit / slope
-        multiplier = (multiplier + (step if newton else step.clamp_min(0.0))).clamp_min(0.0)
-    return multiplier
+
+    def excess(multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        """Return by how much the rows fail, and the matrix inside |·|."""
+        inside = torch.addcmul(cross, multiplier[..., None], c, value=total)
+        return drive - 2.0 * v[1] * multiplier + _absolute(inside, v[0]), inside
+
+    def steepness(inside: Tensor) -> Tensor:
+        return 2.0 * v[1] - ((inside.sign() * c) @ (total * v[0])[..., None])[..., 0]
+
+    with torch.no_grad():
+        smallest = 2.0 * v[1] - abs(total) * _absolute(c, v[0])
+        multiplier = (drive + _absolute(cross, v[0])) / smallest
+        for _ in range(4):
+            deficit, inside = excess(multiplier)
+            multiplier = (multiplier + deficit / steepness(inside)).clamp_min_(0.0)
+        deficit, _ = excess(multiplier)
+        multiplier = multiplier + (deficit / smallest).clamp_min_(0.0)
+    deficit, inside = excess(multiplier)
+    slope = steepness(inside.detach()).detach()
+    active = (multiplier > 0.0).to(slope.dtype)
+    return multiplier + active * (deficit - deficit.detach()) / slope
 
 
 def dominance(
@@ -198,13 +209,12 @@ class GershgorinBlock(CertifiedModule):
         a, b = a / peak, b / peak
         _, square = dominance(a, b, c, v, slopes)
         factor = gain / square.clamp_min(1e-12).sqrt()[:, None, None]
-        a, b = factor * a, factor * b
+        packed = factor * torch.cat((a, b), -1)
         witnesses = [_Witness(slopes, [s[i] for s in v]) for i in range(self.depth)]
         parts = [
             _graph(block, sigma, gain, witness)
             for *block, witness in zip(
-                a.unbind(0),
-                b.unbind(0),
+                packed.unbind(0),
                 zip(*(w.unbind(0) for w in c), strict=True),
                 self.bias.unbind(0),
                 self.output_bias.unbind(0),
@@ -227,9 +237,11 @@ def _xavier(*shape: int) -> Tensor:
 
 
 def _graph(block: Sequence[Any], sigma: Activation, gain: float, witness: _Witness) -> Neurons:
-    a, b, c, bias, output_bias = block
+    packed, c, bias, output_bias = block
+    p = c[0].shape[-1]
+    a, b = packed[:, :p], packed[:, p:]
     layers = tuple(NeuronLayer({l: w}, d, short(sigma)) for l, (w, d) in enumerate(zip(c, bias, strict=True)))
-    return Neurons(layers, {0: a, len(c): b}, output_bias, gain, witness, a.shape[-1])
+    return Neurons(layers, {0: a, len(c): b}, output_bias, gain, witness, p, packed)
 
 
 class _Witness:

@@ -82,20 +82,23 @@ class SLLBlock(CertifiedModule):
         skip = gain * torch.eye(self.in_features, dtype=w.dtype, device=w.device)
         sigma = short(self.activation)
         size = peak.clamp(1e-4, 1e4)
+        n = self.in_features
+        packed = torch.cat((skip.expand(self.depth, n, n), write / size), -1)
         return chain(
             *(
                 Neurons(
                     (NeuronLayer({0: read}, bias, sigma),),
-                    {0: skip, 1: out},
+                    {0: skip, 1: out[:, n:]},
                     torch.zeros_like(skip[0]),
                     gain,
                     _Witness(self.activation.group),
-                    self.in_features,
+                    n,
+                    out,
                 )
                 for read, bias, out in zip(
                     (w * size).mT.unbind(0),
                     self.bias.unbind(0),
-                    (write / size).unbind(0),
+                    packed.unbind(0),
                     strict=True,
                 )
             )

@@ -6,12 +6,14 @@ walked through; between, bands of frequencies are taken one by one. In a band ar
 e^{-jω₀τ̄}·(1-jν)/(1+jν), ν = (ω-ω₀)τ̄/2, up to |(ω-ω₀)τ̄|³/12 (the error of 2·arctan(x/2) ≈ x), which is a filter of
 one state; the shorter delays are it times e^{jψ}, 0 ≤ ψ ≤ ωτ̄, and ψ is walked through by continuation.
 The closed loop with delay has no poles in the right half-plane: T is stable, det(I - (e^{-sτ}-1)EK₀T) is 1 at τ = 0 and
-is proved non-zero on the axis for every τ, at infinity for every rotation.
+is proved non-zero on the axis for every τ, and at infinity for every z in the closed unit disc in the place of e^{-sτ}
+(`dies_out`): rotations alone do not exclude that a feed-through brings poles from infinity.
 """
 
 from __future__ import annotations
 
 import cmath
+import itertools
 import math
 
 import numpy as np
@@ -28,6 +30,36 @@ _NARROWEST, _MOST_BANDS = 4e-3, 400
 _WIDEST = 0.6
 
 
+def dies_out(loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray) -> bool:
+    """Prove det(I - (z-1)EK₀T) ≠ 0 for |z| ≤ 1 at one frequency: at infinity, in discrete time at 0 (or Nyquist's).
+
+    That is a spectral radius of (I + EK₀T)⁻¹EK₀T below 1, proved by a power of small norm. Where all rotations |z| = 1
+    are regular at all frequencies, it follows for all frequencies, and delays of any number of samples wind nothing.
+    """
+    system = loop.system
+    assert system is not None
+    responses = [system.d]
+    if system.is_discrete:
+        eye = MidRad.eye(system.states)
+        inverses = ((eye.scaled(sign) - system.a).inverse() for sign in (1.0, -1.0))
+        responses = [system.c @ x @ system.b + system.d for x in inverses if x is not None]
+    return any(_small_powers(MidRad(chosen @ ball.center) @ response) for response in responses)
+
+
+def _small_powers(k: MidRad) -> bool:
+    inverse = (MidRad.eye(k.shape[0]) + k).inverse()
+    if inverse is None:
+        return False
+    power = inverse @ k
+    for _ in range(8):
+        if power.norm_bound() < 1.0:
+            return True
+        power = power @ power
+        if not np.isfinite(power.magnitude()).all():
+            break
+    return False
+
+
 def tolerates_delays(
     loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray, delay: float, angle: float
 ) -> bool:
@@ -35,13 +67,15 @@ def tolerates_delays(
 
     `angle` [rad] is the proved phase margin of the same channels. False means not proved.
     """
+    if not dies_out(loop, ball, chosen):
+        return False
     low, high = angle / delay * (1.0 - 1e-12), 2.0 * math.pi / delay
     start = _any_rotation_from(loop, ball, chosen, low, high)
     if start is None:
         return False
     count = max(1, math.ceil((start - low) * delay / _WIDEST))
     edges = np.linspace(low, start, count + 1)
-    pending = [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    pending = [(float(a), float(b)) for a, b in itertools.pairwise(edges) if b > a]
     for _ in range(_MOST_BANDS):
         if not pending:
             return True
@@ -110,7 +144,7 @@ def _band_path(
     beta = error * float(np.linalg.norm(gain, 2)) / ball.radius if ball.radius > 0.0 else 0.0
     shares = math.sqrt(1.0 + beta) * ball.radius, math.sqrt(1.0 + 1.0 / beta) * error if beta > 0.0 else error
     weights = np.diag(np.concatenate([np.full(p, shares[0]), np.full(r, shares[1])])) * (1.0 + 1e-14)
-    eye, pad = np.eye(m), np.zeros((m, r))
+    eye = np.eye(m)
     fixed = MidRad(np.hstack([gain, -1j * picked]))
     moving = MidRad(np.hstack([-1j * gain, picked]))
 

@@ -23,15 +23,19 @@ _FACTOR, _PERIODS, _SAMPLES = 20.0, 60.0, 1500
 
 @dataclass(frozen=True)
 class LinearLoop:
-    """An autonomous real loop x' = Ax (x⁺ = Ax with a sample time), seen through y = Cx."""
+    """An autonomous real loop x' = Ax (x⁺ = Ax with a sample time), seen through y = Cx.
+
+    The first `shared` states (None: all of them) mean the same for every size of a perturbation.
+    """
 
     a: np.ndarray
     c: np.ndarray
     sample_time: float
+    shared: int | None = None
 
     def rate(self) -> float:
         """Return the growth rate [1/s] of the fastest growing (slowest decaying) mode."""
-        poles = np.linalg.eigvals(self.a)
+        poles = np.asarray(np.linalg.eigvals(self.a), dtype=np.complex128)
         if self.sample_time == 0.0:
             return float(poles.real.max())
         largest = float(np.abs(poles).max())
@@ -39,7 +43,8 @@ class LinearLoop:
 
     def mode(self) -> tuple[complex, np.ndarray]:
         """Return the dominant pole and a real state that excites it."""
-        poles, vectors = np.linalg.eig(self.a)
+        values, vectors = np.linalg.eig(self.a)
+        poles = np.asarray(values, dtype=np.complex128)
         size = np.abs(poles) if self.sample_time else poles.real
         worst = int(np.argmax(size))
         vector = vectors[:, worst]
@@ -49,7 +54,9 @@ class LinearLoop:
         return complex(poles[worst]), state
 
     def run(self, state: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """Return the outputs (N, outputs) at evenly spaced times, exact up to rounding."""
+        """Return the outputs (N, outputs) at evenly spaced times, exact up to rounding; missing states start at 0."""
+        if self.shared is not None:
+            state = np.concatenate([state[: self.shared], np.zeros(len(self.a) - self.shared)])
         step = self.a if self.sample_time else scipy.linalg.expm(self.a * float(time[1] - time[0]))
         out = np.empty((len(time), len(self.c)))
         for k in range(len(time)):
@@ -140,6 +147,13 @@ class Destabilization:
             f"{self.frequency:.6g} rad/s)"
         )
 
+    def _sides(self) -> list[tuple[float, float]]:
+        if self.unit == "samples":
+            # The falsified number is the first unstable one.
+            return [(max(self.value - 1.0 - k, 0.0), self.value + k) for k in range(4)]
+        away = [step * (self.value - self.nominal) for step in _STEPS]
+        return [(self.value - d, self.value + d) for d in away]
+
     def simulate(self) -> MarginSimulation:
         """Simulate the loop a little inside and a little outside this perturbation, from the same state.
 
@@ -152,12 +166,12 @@ class Destabilization:
         ValueError
             If no pair of stable and unstable loops was found on this way.
         """
-        assert self.loop is not None
         chosen = None
-        for step in _STEPS:
-            away = step * (self.value - self.nominal)
-            values = self.value - away, self.value + away
-            inside, outside = self.loop(values[0]), self.loop(values[1])
+        build = self.loop
+        if build is None:
+            raise ValueError("this destabilisation was read from a file: it holds no loop to simulate")
+        for values in self._sides():
+            inside, outside = build(values[0]), build(values[1])
             if inside is None or outside is None or not inside.rate() < 0.0 < outside.rate():
                 continue
             chosen = values, inside, outside

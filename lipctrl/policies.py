@@ -14,6 +14,7 @@ from lipctrl.certificate import Certificate
 from lipctrl.nn.explicit import Affine, Explicit, numbers
 from lipctrl.nn.module import CertifiedModule
 from lipctrl.nn.resnet import LipschitzResNet
+from lipctrl.nn.squashed import Squashed
 
 __all__ = ["LipschitzPolicy", "ResidualPolicy", "policy_from_spec"]
 
@@ -79,8 +80,10 @@ class _Policy(CertifiedModule):
         return inner if limits is None else _Clip(inner, *limits)
 
     def _common_spec(self) -> dict[str, Any]:
-        if not isinstance(self.network, LipschitzResNet):
-            raise TypeError(f"a {type(self.network).__name__} has no spec; use a LipschitzResNet")
+        if not isinstance(self.network, (LipschitzResNet, Squashed)):
+            raise TypeError(
+                f"a {type(self.network).__name__} has no spec; use a LipschitzResNet, squashed or not"
+            )
         scale, limits = self.observation_scale, self.action_limits
         return {
             "policy": type(self).__name__,
@@ -179,7 +182,8 @@ def policy_from_spec(spec: Mapping[str, Any]) -> LipschitzPolicy | ResidualPolic
     """
     fields = dict(spec)
     kind = fields.pop("policy", None)
-    network = LipschitzResNet.from_spec(fields.pop("network"))
+    inner = fields.pop("network")
+    network = (Squashed if inner.get("network") == "Squashed" else LipschitzResNet).from_spec(inner)
     limits = fields.pop("action_limits", None)
     common: dict[str, Any] = {
         "observation_scale": fields.pop("observation_scale", None),

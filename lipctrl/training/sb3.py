@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from lipctrl.nn import LipschitzResNet
+from lipctrl.nn.squashed import Squashed
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
-from lipctrl.training.squashed import Squashed
 
 try:
     from stable_baselines3.common.base_class import BaseAlgorithm

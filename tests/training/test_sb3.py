@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from lipctrl.nn.squashed import Squashed
+from lipctrl.policies import LipschitzPolicy, policy_from_spec
 from lipctrl.training.evaluation import evaluate
 from lipctrl.training.sb3 import CertifiedActorCriticPolicy, CertifiedSACPolicy, certified_policy
-from lipctrl.training.squashed import Squashed
 
 SMALL = {"width": 16, "depth": 2}
 ALGORITHMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -159,6 +161,20 @@ def test_unequal_limits_cost_nothing() -> None:
     u = certificate.evaluate(1e3 * observations())
     assert (u >= [-1.0, 0.0]).all()
     assert (u <= [1.0, 200.0]).all()
+
+
+def test_a_squashed_policy_travels_as_spec_and_weights() -> None:
+    squashed = Squashed(lipctrl.LipschitzResNet(3, 2, lipschitz=5.0, **SMALL), [-1.0, 0.0], [1.0, 200.0])
+    policy = LipschitzPolicy(squashed, [1.0, 2.0, 0.5])
+    again = policy_from_spec(json.loads(json.dumps(policy.spec())))
+    again.load_state_dict(policy.state_dict())
+    y = torch.as_tensor(observations(), dtype=torch.float32)
+    assert torch.equal(policy(y), again(y))
+    assert again.certificate().gain == policy.certificate().gain
+    with pytest.raises(ValueError, match="described by inner, lower and upper"):
+        Squashed.from_spec({"network": "Squashed", "inner": {}})
+    with pytest.raises(TypeError, match="has no spec"):
+        Squashed(Squashed(lipctrl.LipschitzResNet(2, 1, width=4), [-1.0], [1.0]), [-1.0], [1.0]).spec()
 
 
 @pytest.mark.parametrize("limits", [([0.0], [0.0]), ([-np.inf], [1.0]), ([0.0, 0.0], [1.0, 1.0])])

@@ -28,8 +28,10 @@ from lipctrl.analysis.midrad import UNIT, MidRad, block, equilibrate, smallest_e
 from lipctrl.analysis.plant import Realization
 from lipctrl.analysis.sweep import ModalSweep, Modes
 
-# Up to this many states a Riccati equation is affordable as a second way to a proof.
+# Up to this many states a Riccati equation is affordable as a second way to a proof; where A has no basis of
+# eigenvectors, as with delays, it is the only way, and worth more.
 _KYP_STATES = 40
+_KYP_STATES_DEFECTIVE = 120
 # Rounds of better samples before the gap grows: convergence is quadratic, so more only chase rounding.
 _SAMPLES = 30
 
@@ -322,7 +324,8 @@ def popov_minimum(
             samples += 1
             if improved and samples < _SAMPLES:
                 continue
-            if form.states <= _KYP_STATES and kyp_proof(form, best - depth, best, sweep):
+            affordable = _KYP_STATES_DEFECTIVE if sweep.direct else _KYP_STATES
+            if form.states <= affordable and kyp_proof(form, best - depth, best, sweep):
                 return PopovMinimum(best - depth, best, where)
         failed = depth
         gap *= _growth(form, test, best, where, depth)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.linalg
 
 if TYPE_CHECKING:
     from lipctrl.analysis.popov import PopovForm
@@ -35,12 +37,15 @@ class ModalSweep:
             return None
         try:
             poles, vectors = np.linalg.eig(system.A) if modes is None else modes
-            b = np.linalg.solve(vectors, system.B)
         except np.linalg.LinAlgError:
             return None
-        if not np.isfinite(b).all():
-            return None
+        try:
+            b = np.linalg.solve(vectors, system.B)
+        except np.linalg.LinAlgError:
+            b = np.full(system.B.shape, np.inf)
         sweep = cls(form, poles, vectors, b, system.C @ vectors)
+        if not np.isfinite(b).all():
+            return replace(sweep, direct=True)
         probe = np.array([float(np.abs(poles).mean())])
         if system.is_discrete:
             probe = np.array([0.5 * system.highest_frequency])
@@ -57,7 +62,9 @@ class ModalSweep:
             modes = modes[np.isfinite(modes)]
             size = np.concatenate([np.abs(modes.imag), np.abs(modes)])
             top = math.pi / step
-            even = top * np.linspace(0.1, 0.9, 9)
+            # Delays (poles at z = 0) ripple about as often as there are states.
+            count = min(max(9, 4 * len(self.poles)), 160)
+            even = top * np.arange(1, count + 1) / (count + 1)
             size = np.unique(np.concatenate([size[(size > 0.0) & (size < top)], even, [top]]))
         else:
             size = np.concatenate([np.abs(np.imag(self.poles)), np.abs(self.poles)])
@@ -82,11 +89,24 @@ class ModalSweep:
                 return (self.c * self._resolvent(omegas)[:, None, :]) @ self.b + system.D
         return np.stack([self._solved(float(omega)) for omega in omegas])
 
-    def _solved(self, omega: float) -> np.ndarray:
+    @cached_property
+    def _schur(self) -> tuple[np.ndarray, np.ndarray]:
+        """T and V with A = V T Vᴴ: a frequency costs one triangular solve."""
+        triangular, vectors = scipy.linalg.schur(self.form.system.A.astype(np.complex128), output="complex")
+        return triangular, vectors
+
+    def _states(self, omega: float) -> np.ndarray:
+        """Return (λ - A)⁻¹B at one frequency, NaN on a pole."""
+        system, (triangular, vectors) = self.form.system, self._schur
+        pencil = system.point(omega) * np.eye(system.states) - triangular
         try:
-            return self.form.system.response(omega)
+            return vectors @ scipy.linalg.solve_triangular(pencil, vectors.conj().T @ system.B)
         except np.linalg.LinAlgError:
-            return np.full(self.form.system.D.shape, np.nan, dtype=np.complex128)
+            return np.full(system.B.shape, np.nan, dtype=np.complex128)
+
+    def _solved(self, omega: float) -> np.ndarray:
+        system = self.form.system
+        return system.D if math.isinf(omega) else system.C @ self._states(omega) + system.D
 
     def lowest(self, omegas: np.ndarray) -> np.ndarray:
         """Return λ_min(Φ(ω)) for each ω; inf where it cannot be evaluated."""
@@ -102,7 +122,10 @@ class ModalSweep:
     def state_peaks(self) -> np.ndarray:
         """Return, for each state, its largest squared gain from the input over the grid."""
         with np.errstate(over="ignore", invalid="ignore"):
-            x = self.vectors @ (self._resolvent(self.grid())[:, :, None] * self.b)
+            if self.direct:
+                x = np.stack([self._states(float(omega)) for omega in self.grid()])
+            else:
+                x = self.vectors @ (self._resolvent(self.grid())[:, :, None] * self.b)
             size = (np.abs(x) ** 2).sum(axis=2)
         return np.where(np.isfinite(size), size, 0.0).max(axis=0)
 

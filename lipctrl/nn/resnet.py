@@ -28,13 +28,15 @@ Trunk = Callable[[int, int, int, int, Spec, float], CertifiedModule]
 AWAKE = 16
 
 
-def initial_spread(depth: int) -> float:
-    """Return the share of energy that leaves the skip path at initialisation, by the number of blocks.
+def initial_spread(depth: int, lipschitz: float = 1.0) -> float:
+    """Return the share of energy that leaves the skip path at initialisation, by depth and gain.
 
     Each block may lose up to a fraction of the order of spread² of the gradient: 3/depth keeps the gradient of a
-    network of any depth alive.
+    network of any depth alive. A steep network (L > 1, inputs and outputs of order one) of few blocks starts better
+    with less of its slope, since it would fold its input too wildly; beyond ten blocks that wish gives way to depth.
     """
-    return min(1.0, 3.0 / depth)
+    steep = max(1.0, lipschitz * min(1.0, 10.0 / depth) ** 3)
+    return min(1.5 if steep > 1.0 else 1.0, 3.0 / depth * steep)
 
 
 def _raw_factor(factor: float | None, trainable: bool) -> Tensor:
@@ -110,8 +112,8 @@ class LipschitzResNet(CertifiedModule):
     activation : a name or table of `lipctrl.activations`.
     zero_at_origin : subtract f(0), so that f(0) = 0. A residual policy u = -K y + f(y) then leaves the
         equilibrium y = 0 where the linear part has it; off by default, because a regression wants the bias.
-    spread : initial share of energy that leaves the skip path of lossless and LDLᵀ blocks, None by depth. Larger
-        values (1) suit shallow networks that must reach steep slopes, small ones keep deep gradients alive.
+    spread : initial share of energy that leaves the skip path of lossless and LDLᵀ blocks; None takes
+        `initial_spread`. Large values (1) suit steep networks of few blocks, small ones keep deep gradients alive.
     trainable_lipschitz : learn a factor in (0, 1) of L.
     initial_factor : where that factor starts, in (0, 1); None is 0.9. A small one (0.01) starts a residual policy
         u = -K y + f(y) next to its linear part, and one that saturates its actuators where it can still learn.
@@ -156,7 +158,9 @@ class LipschitzResNet(CertifiedModule):
         self.parametrization, self.activation = parametrization, read_activation(activation)
         self.zero_at_origin = bool(zero_at_origin)
         self.lift = Semiorthogonal(width, in_features)
-        self.spread = initial_spread(depth) if spread is None else positive_gain(spread, "spread")
+        self.spread = (
+            initial_spread(depth, self.lipschitz) if spread is None else positive_gain(spread, "spread")
+        )
         self.trunk = TRUNKS[parametrization](width, width, depth, inner_depth, self.activation, self.spread)
         self._rest()
         self.head = Semiorthogonal(out_features, width)

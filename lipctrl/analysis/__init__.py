@@ -45,6 +45,7 @@ _PUBLIC = {
     "scaled_relative_graphs": "srg",
     "srg_discs": "srg",
     "MultiplierTest": "multipliers",
+    "diagonal_slope": "channels",
     "popov_criterion": "multipliers",
     "zames_falb": "multipliers",
     "HullTest": "parameter_box",

@@ -186,7 +186,7 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
     if shifted is None or not internal_stability(shifted.a, discrete=shifted.is_discrete).is_stable:
         return low
     half = PopovForm(shifted, MidRad.zeros(*eye.shape), MidRad(0.5 * eye), MidRad.zeros(*eye.shape))
-    if _is_positive_real(half):
+    if is_positive_real(half):
         return math.inf
     lowest = popov_minimum(half, 0.0, tightest=1e-9, loosest=1e-1).lower
     if not math.isfinite(lowest):
@@ -206,7 +206,7 @@ def _shrunk(plant: Realization, low: float, high: float, *, symmetric: bool) -> 
     return low
 
 
-def _is_positive_real(form: PopovForm) -> bool:
+def is_positive_real(form: PopovForm) -> bool:
     """Prove He G(jω) ≻ 0 at all finite frequencies of a stable G, which admits every slope."""
     system = form.system
     if system.states == 0 or system.is_discrete or not system.d.is_zero():

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from lipctrl.analysis.plant import as_realization
+from lipctrl.analysis.channels import popov_channels, square_stable
+from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.trigonometric import positive_on_circle, positive_on_half_line, rational
+from lipctrl.analysis.zames_falb_channels import largest_slope
 
 CLAIM = "non-incremental: stability about zero for memoryless time-invariant φ with φ(0) = 0"
 
@@ -29,8 +31,9 @@ CLAIM = "non-incremental: stability about zero for memoryless time-invariant φ 
 class MultiplierTest:
     """The largest slope (or sector bound) k for which a multiplier was proved; `claim` says what that means.
 
-    `coefficients` are those of M = 1 - Σ c_i H_i over `basis` (Zames-Falb), or η of M = 1 + ηs (Popov). `incremental`
-    is always False.
+    `coefficients` are those of M = 1 - Σ c_i H_i over `basis` (Zames-Falb), or η of M = 1 + ηs (Popov). With several
+    channels they are the diagonals of T and N of M = T + Ns (Popov, shape (2, m)), or the stack of H₀ and the matrices
+    that are subtracted (Zames-Falb, shape (1 + basis, m, m)). `incremental` is always False.
     """
 
     slope: float
@@ -51,8 +54,8 @@ def _transfer_function(plant: Any) -> tuple[np.ndarray, np.ndarray, float]:
     system = as_realization(plant)
     if (system.inputs, system.outputs) != (1, 1):
         raise ValueError(
-            f"the plant has {system.inputs} inputs and {system.outputs} outputs; expected one of each: multipliers "
-            "are searched for single loops. Use structured_test for several nonlinearities"
+            f"the plant has {system.inputs} inputs and {system.outputs} outputs; expected as many of one as of the "
+            "other"
         )
     if not internal_stability(system.a, discrete=system.is_discrete).is_stable:
         raise ValueError(
@@ -69,12 +72,13 @@ def popov_criterion(plant: Any) -> MultiplierTest:
     """Return the largest sector [0, k] that the Popov criterion proves; continuous time, u = -φ(y).
 
     Re[(1 + jωη)G(jω)] + 1/k > 0 for all ω with a real η ≥ 0 is decided exactly, as positivity of a polynomial in ω²
-    (Sturm). φ is memoryless and time-invariant. **Not incremental.**
+    (Sturm). φ is memoryless and time-invariant. **Not incremental.** A square plant with several channels takes
+    diagonal φ, all in [0, k]: k⁻¹T + He (T + jωN)G ≻ 0, diagonal T ≻ 0, N ⪰ 0 (searched, then proved by level sets).
 
     Raises
     ------
     ValueError
-        For unstable, discrete, biproper or multivariable plants.
+        For unstable, discrete, biproper plants, or ones that are not square.
 
     Examples
     --------
@@ -82,6 +86,10 @@ def popov_criterion(plant: Any) -> MultiplierTest:
     >>> popov_criterion(control.tf([1], [1, 2, 1])).slope > 1e6        # the circle criterion stops at 8
     True
     """
+    system = as_realization(plant)
+    if system.inputs == system.outputs > 1:
+        k, t, eta = popov_channels(square_stable(system))
+        return MultiplierTest(k, "Popov", np.array([t, eta]), ("1", "s"))
     num, den, sample_time = _transfer_function(plant)
     if sample_time:
         raise ValueError(
@@ -147,24 +155,33 @@ def _popov_polynomial(num: np.ndarray, den: np.ndarray, eta: float, kappa: float
     return _even_part(np.convolve(_sum(multiplied, Fraction(kappa) * bottom), _mirrored(bottom)))
 
 
-def zames_falb(plant: Any, *, order: int = 12, odd: bool = False, tolerance: float = 1e-5) -> MultiplierTest:
+def zames_falb(
+    plant: Any,
+    *,
+    order: int | None = None,
+    odd: bool = False,
+    repeated: bool = False,
+    tolerance: float | None = None,
+) -> MultiplierTest:
     """Return the largest slope k of time-invariant φ with slopes in [0, k] proved by a Zames-Falb multiplier.
 
     Searches M = 1 - Σ c_i H_i with Σ|c_i| ≤ 1 (c ≥ 0 unless φ is odd) such that Re[M(1/k + G)] > 0 at all frequencies:
     shifts z^{±i} in discrete time (finite impulse response, Carrasco et al. 2019), exponentials a/(a ± s) in
     continuous time. The search is a linear programme on samples; the result is proved between them. φ is memoryless
-    and time-invariant, φ(0) = 0, u = -φ(y). **Not incremental.**
+    and time-invariant, φ(0) = 0, u = -φ(y). **Not incremental.** A square plant with several channels takes diagonal
+    φ; `repeated` says that all channels share the same φ, which admits full matrices of coefficients.
 
     Parameters
     ----------
-    order : number of causal terms; there are as many anticausal ones.
+    order : number of causal terms; there are as many anticausal ones (default 12, or 3 with several channels).
     odd : whether φ is odd, which admits coefficients of both signs.
-    tolerance : relative accuracy of k.
+    repeated : whether φ_1 = φ_2 = …; only this justifies full multipliers.
+    tolerance : relative accuracy of k (default 1e-5, or 1e-2 with several channels).
 
     Raises
     ------
     ValueError
-        For unstable or multivariable plants, or an order below 1.
+        For unstable plants, plants that are not square, or an order below 1.
 
     Examples
     --------
@@ -173,14 +190,33 @@ def zames_falb(plant: Any, *, order: int = 12, odd: bool = False, tolerance: flo
     >>> zames_falb(plant, order=4).slope > 10                     # incremental circle criterion: 0.79338
     True
     """
+    system = as_realization(plant)
+    several = system.inputs == system.outputs > 1
+    order = (3 if several else 12) if order is None else order
+    tolerance = (1e-2 if several else 1e-5) if tolerance is None else tolerance
     if not isinstance(order, int) or order < 1:
         raise ValueError(f"order is {order!r}; expected an integer of at least 1")
+    if not (math.isfinite(tolerance) and tolerance > 0.0):
+        raise ValueError(f"tolerance is {tolerance!r}; expected a positive number")
+    if several:
+        return _several(square_stable(system), order, odd, repeated, tolerance)
     num, den, sample_time = _transfer_function(plant)
     search = _DiscreteSearch(num, den, order, odd) if sample_time else _ContinuousSearch(num, den, order, odd)
     nyquist = _nyquist_value(num, den, sample_time)
     ceiling = min(nyquist, 1e6)
     k, c = _largest(search.prove, ceiling, tolerance)
     return MultiplierTest(k, "Zames-Falb", c, search.names)
+
+
+def _several(system: Realization, order: int, odd: bool, repeated: bool, tolerance: float) -> MultiplierTest:
+    k, found = largest_slope(system, order, odd=odd, repeated=repeated, tolerance=tolerance)
+    name = "Zames-Falb (repeated φ)" if repeated else "Zames-Falb"
+    claim = CLAIM + (", the same φ in every channel" if repeated else "")
+    if found is None:
+        return MultiplierTest(k, name, np.zeros((1, 0, 0)), (), claim)
+    stack = np.concatenate([found.h[None], found.causal, found.anticausal])
+    terms = tuple(f"F{r + 1}" for r in range(order)) + tuple(f"F{r + 1}*" for r in range(order))
+    return MultiplierTest(k, name, stack, terms, claim)
 
 
 def _nyquist_value(num: np.ndarray, den: np.ndarray, sample_time: float) -> float:
@@ -269,6 +305,8 @@ class _DiscreteSearch(_Search):
         padded = np.concatenate([np.zeros(len(self.den) - len(self.num)), self.num])
         # (den + k·num)·conj(den): coefficients of e^{jωi}, i = -n…n, highest first.
         loop = np.convolve(self.den + k * padded, self.den[::-1])
+        if len(self.num) == len(self.den) and not 1.0 + k * self.num[0] / self.den[0] > 1e-9:
+            return False  # Some slope of the class has no unique solution at a sample.
         multiplier = np.zeros(2 * self.order + 1)
         multiplier[self.order] = 1.0
         multiplier[self.order + self.shifts] -= c

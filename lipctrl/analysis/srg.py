@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.hinf import hinf_norm
 from lipctrl.analysis.loop import nominal_loop
 from lipctrl.analysis.midrad import MidRad
@@ -218,30 +219,11 @@ def scaled_relative_graphs(
         reason = "separated at τ = 1 only, which proves nothing: the loop of the middle slope is not stable"
     else:
         verdict, reason = Verdict.INCONCLUSIVE, "the graphs are not provably separated at τ = 1"
-    points = _grid(system, omega_num) if omega is None else np.asarray(omega, dtype=float)
+    points = resonance_grid(system, omega_num) if omega is None else np.asarray(omega, dtype=float)
     response = np.array([system.response(w)[0, 0] for w in points])
     return ScaledRelativeGraphs(
         verdict, reason, (a, b), first.value, every, first.frequency, guard, points, response, _hull(response)
     )
-
-
-def _grid(system: Realization, count: int) -> np.ndarray:
-    """Return frequencies for a picture: geometric, with more of them around every resonance."""
-    top = system.highest_frequency
-    poles = np.linalg.eigvals(system.A) if system.states else np.ones(1)
-    if system.is_discrete:
-        poles = np.log(poles[np.abs(poles) > 0.0].astype(complex)) / system.sample_time
-        poles = poles if poles.size else np.array([0.1 * top])
-    sizes = np.abs(poles)[np.abs(poles) > 0.0]
-    low, high = (sizes.min(), sizes.max()) if sizes.size else (1.0, 1.0)
-    wide = np.geomspace(1e-2 * min(low, top), min(1e3 * high, top), count)
-    near = [
-        abs(p.imag) + max(abs(p.real), 1e-9 * abs(p)) * np.linspace(-5.0, 5.0, 41)
-        for p in poles
-        if p.imag != 0.0
-    ]
-    omega = np.unique(np.concatenate([[0.0], wide, *near]))
-    return omega[(omega >= 0.0) & (omega <= top)]
 
 
 def _hull(response: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_positivity_is_decided_where_it_is_close():
 
 
 @pytest.mark.parametrize(
-    "bad", [control.tf([1.0], [1.0, -1.0]), control.ss(-np.eye(2), np.eye(2), np.eye(2), 0 * np.eye(2))]
+    "bad", [control.tf([1.0], [1.0, -1.0]), control.ss(-np.eye(2), np.eye(2), np.ones((1, 2)), np.zeros((1, 2)))]
 )
 def test_refusals_name_the_remedy(bad):
     with pytest.raises(ValueError, match="expected"):

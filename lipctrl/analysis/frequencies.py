@@ -1,0 +1,26 @@
+"""Frequencies at which a linear system is worth a look; nothing is proved on them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lipctrl.analysis.plant import Realization
+
+
+def resonance_grid(system: Realization, count: int, near: int = 41) -> np.ndarray:
+    """Return frequencies [rad/s] for pictures and searches: geometric, with more of them around every resonance."""
+    top = system.highest_frequency
+    poles = np.linalg.eigvals(system.A) if system.states else np.ones(1)
+    if system.is_discrete:
+        poles = np.log(poles[np.abs(poles) > 0.0].astype(complex)) / system.sample_time
+        poles = poles if poles.size else np.array([0.1 * top])
+    sizes = np.abs(poles)[np.abs(poles) > 0.0]
+    low, high = (sizes.min(), sizes.max()) if sizes.size else (1.0, 1.0)
+    wide = np.geomspace(1e-2 * min(low, top), min(1e3 * high, top), count)
+    around = [
+        abs(p.imag) + max(abs(p.real), 1e-9 * abs(p)) * np.linspace(-5.0, 5.0, near)
+        for p in poles
+        if p.imag != 0.0
+    ]
+    omega = np.unique(np.concatenate([[0.0], wide, *around]))
+    return omega[(omega >= 0.0) & (omega <= top)]

@@ -84,6 +84,28 @@ def _finite(name: str, key: str, value: Any) -> float:
     return float(value)
 
 
+def _elu(alpha: float) -> Activation:
+    """Return v for v > 0 and alpha (exp(v) - 1) below, of slopes between 0 and the larger of 1 and alpha."""
+    if alpha < 0.0:
+        raise ValueError(f"activation 'elu': alpha is {alpha}; expected at least 0")
+    return Activation(
+        "elu",
+        0.0,
+        max(1.0, alpha),
+        lambda v: np.where(v > 0.0, v, alpha * np.expm1(np.minimum(v, 0.0))),
+        params={"alpha": alpha},
+    )
+
+
+def _clip(lower: float, upper: float) -> Activation:
+    """Return v clipped to [lower, upper]."""
+    if not lower <= upper:
+        raise ValueError(f"activation 'clip': got lower {lower}, upper {upper}; expected lower ≤ upper")
+    return Activation(
+        "clip", 0.0, 1.0, lambda v: np.clip(v, lower, upper), params={"lower": lower, "upper": upper}
+    )
+
+
 def _smooth_soft_threshold(threshold: float, smoothing: float) -> Activation:
     """Return v + ½√((v-t)²+ε²) - ½√((v+t)²+ε²): soft-thresholding as ε → 0, smooth and increasing before."""
     name, t, e = "smooth_soft_threshold", threshold, smoothing
@@ -138,6 +160,10 @@ def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
         return Activation(
             name, min(a, 1.0), max(a, 1.0), lambda v: np.where(v > 0.0, v, a * v), params={"slope": a}
         )
+    if name == "elu" and set(table) == {"alpha"}:
+        return _elu(_finite(name, "alpha", table["alpha"]))
+    if name == "clip" and set(table) == {"lower", "upper"}:
+        return _clip(*(_finite(name, key, table[key]) for key in ("lower", "upper")))
     if name == "soft_threshold" and set(table) <= {"threshold"}:
         t = _finite(name, "threshold", table.get("threshold", 1.0))
         if t < 0.0:
@@ -160,6 +186,8 @@ def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
     known = [
         *_PLAIN,
         "leaky_relu (slope)",
+        "elu (alpha)",
+        "clip (lower, upper)",
         "soft_threshold (threshold)",
         "smooth_soft_threshold (threshold, smoothing)",
         "groupsort (size)",

@@ -29,6 +29,7 @@ def certify(
     activation: Any = None,
     norm: str = "l2",
     metric: Any = None,
+    input_shape: Any = None,
 ) -> Certificate:
     """Return a certificate that `lipctrl.check` proves, for a network given as a module, arrays or a file.
 
@@ -38,7 +39,8 @@ def certify(
     Parameters
     ----------
     module_or_layers : torch module whose trace holds Linear, element-wise activations, additions (skips),
-        concatenations, slices, scalings by constants, Flatten, Dropout; a lipctrl network or policy (its own
+        concatenations, slices, scalings by constants, Flatten, Dropout, batch normalisation in evaluation mode, and
+        with `input_shape` convolutions and average pools; a lipctrl network or policy (its own
         certificate, when no region, method or other property is asked); list of (W, b), W of shape (out, in);
         path of an .onnx file, or of a .safetensors file of sequential layers. Features come last.
     method : "product" (norms composed by rules; exact for linear networks), "eclipse-fast" and "eclipse"
@@ -53,6 +55,8 @@ def certify(
         square map. On a region, both points lie in it; that f maps it into itself is not claimed.
     activation : of a list of layers or a safetensors file, e.g. "relu" or {"name": "leaky_relu", "slope": 0.1}.
     metric : of the contraction properties: P (n, n), symmetric positive definite, or None to search for one.
+    input_shape : of a torch network with convolutions: the shape of one input, channels first, without the batch. The
+        certificate then describes the map of flattened inputs (each convolution as its matrix: for small ones).
     norm : "l2", or "linf" (property "lipschitz"; by comparison of absolute values, sharper than the product).
 
     Raises
@@ -90,7 +94,7 @@ def certify(
         and own.norm == norm
     ):
         return own
-    given = read_network(module_or_layers, activation)
+    given = read_network(module_or_layers, activation, input_shape)
     box = as_box(region, given.in_features)
     if method == "local" and box is None:
         raise ValueError('method "local" needs region=(lower, upper) or {"center": c, "radius": r}')
@@ -129,7 +133,7 @@ def _own_certificate(value: Any) -> Certificate | None:
     return None
 
 
-def read_network(source: Any, activation: Any = None) -> Network:
+def read_network(source: Any, activation: Any = None, input_shape: Any = None) -> Network:
     """Return the neutral form of a module, list of layers or file.
 
     Raises
@@ -137,6 +141,8 @@ def read_network(source: Any, activation: Any = None) -> Network:
     UnsupportedOperationError, ValueError, TypeError
         When the source cannot be read; the message names the operation or the type.
     """
+    if input_shape is not None and not (hasattr(source, "state_dict") and hasattr(source, "modules")):
+        raise ValueError("input_shape belongs to torch modules; other sources carry their sizes")
     if isinstance(source, Network):
         return source
     if isinstance(source, str | os.PathLike):
@@ -153,7 +159,7 @@ def read_network(source: Any, activation: Any = None) -> Network:
 
         exported = getattr(source, "export", None)
         module: Any = exported() if callable(exported) else source
-        return read_torch(module)
+        return read_torch(module, input_shape)
     raise TypeError(
         f"certify takes a torch module, a list of (W, b), an .onnx or .safetensors path, got {type(source).__name__}"
     )

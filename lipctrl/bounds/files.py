@@ -81,7 +81,7 @@ _ONNX_NEUTRAL = ("Identity", "Dropout", "Flatten")
 
 
 def read_onnx(path: Path) -> Network:
-    """Return the network of an ONNX file of Gemm, MatMul, Add, Sub, Mul, Div, Neg, Concat and activations.
+    """Return the network of an ONNX file of Gemm, MatMul, Add, Sub, Mul, Div, Neg, Concat, BatchNormalization, activations.
 
     Raises
     ------
@@ -209,9 +209,36 @@ def _leaky(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) 
 
 
 def _elu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
-    if at.get("alpha", 1.0) != 1.0:
+    alpha = float(at.get("alpha", 1.0))
+    return b.activate(args[0], "elu" if alpha == 1.0 else {"name": "elu", "alpha": alpha})
+
+
+def _clip(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    ends = [
+        None if a is None or isinstance(a, Expression) else float(_flat(a)[0])
+        for a in [*args[1:], None, None]
+    ]
+    low, high = at.get("min", ends[0]), at.get("max", ends[1])
+    if low == 0.0 and high is None:
+        return b.activate(args[0], "relu")
+    if low is None or high is None:
         raise refusal
-    return b.activate(args[0], "elu")
+    return b.activate(args[0], {"name": "clip", "lower": float(low), "upper": float(high)})
+
+
+def _prelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    if not isinstance(args[1], np.ndarray):
+        raise refusal
+    a = np.broadcast_to(_flat(args[1]), (args[0].size,))
+    return b.add(b.scale(args[0], a), b.scale(b.activate(args[0], "relu"), 1.0 - a))
+
+
+def _batch_norm(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    if at.get("training_mode", 0) or not all(isinstance(a, np.ndarray) for a in args[1:5]):
+        raise refusal
+    weight, bias, mean, variance = (_flat(a) for a in args[1:5])
+    factor = weight / np.sqrt(variance + float(at.get("epsilon", 1e-5)))
+    return b.shift(b.scale(args[0], factor), bias - mean * factor)
 
 
 def _gelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
@@ -231,5 +258,8 @@ _ONNX: dict[str, Callable[[Builder, list[Any], dict[str, Any], Exception], Expre
     "Concat": _concatenation,
     "LeakyRelu": _leaky,
     "Elu": _elu,
+    "Clip": _clip,
+    "PRelu": _prelu,
+    "BatchNormalization": _batch_norm,
     "Gelu": _gelu,
 }

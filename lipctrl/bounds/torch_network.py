@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,41 +13,26 @@ from torch import fx, nn
 
 from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError
 from lipctrl.bounds.torch_map import input_size
-
-Spec = str | dict[str, Any]
+from lipctrl.bounds.torch_modules import (
+    BATCH_NORMS,
+    SHAPED,
+    call_activation,
+    current_weight,
+    declares_activation,
+    evaluation_mode,
+    folded_batch_norm,
+    kind_of,
+    lowered,
+    module_activation,
+    numbers,
+    refuse_what_runs_otherwise,
+)
 
 # Modules that do nothing to a vector of features in evaluation mode.
-_NEUTRAL = (nn.Identity, nn.Dropout, nn.AlphaDropout)
+_NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+# Inputs become columns of dense matrices.
+_MOST_INPUTS = 4096
 _NEUTRAL_CALLS = {"contiguous", "clone", "detach", "float", "double"}
-_PLAIN_MODULES: dict[type, str] = {
-    nn.ReLU: "relu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.Softsign: "softsign",
-}
-_PLAIN_CALLS: dict[Any, str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    "relu": "relu",
-    torch.tanh: "tanh",
-    F.tanh: "tanh",
-    "tanh": "tanh",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    "sigmoid": "sigmoid",
-    F.silu: "silu",
-    F.softsign: "softsign",
-    torch.abs: "abs",
-    "abs": "abs",
-    operator.abs: "abs",
-    torch.sin: "sin",
-    "sin": "sin",
-    torch.arctan: "arctan",
-    torch.atan: "arctan",
-    "arctan": "arctan",
-    "atan": "arctan",
-}
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__"}
 _SUB = {operator.sub, operator.isub, torch.sub, "sub"}
 _MUL = {operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"}
@@ -68,74 +52,73 @@ def _refuse(node: fx.Node, reason: str = "") -> UnsupportedOperationError:
     )
 
 
-def module_activation(module: nn.Module) -> Spec | None:
-    """Return the activation that a module computes, as a name or table, or None when it is not one.
-
-    Raises
-    ------
-    UnsupportedOperationError
-        For an activation with parameters that have no rule.
-    """
-    spec = getattr(module, "spec", None)
-    if isinstance(spec, dict) and "name" in spec:
-        return spec
-    kind = type(module)
-    if kind in _PLAIN_MODULES:
-        return _PLAIN_MODULES[kind]
-    if isinstance(module, nn.LeakyReLU):
-        return {"name": "leaky_relu", "slope": float(module.negative_slope)}
-    if isinstance(module, nn.Softshrink):
-        return {"name": "soft_threshold", "threshold": float(module.lambd)}
-    standard: Callable[[], bool] | None = {
-        nn.ELU: lambda: module.alpha == 1.0,
-        nn.GELU: lambda: module.approximate == "none",
-        nn.Softplus: lambda: module.beta == 1.0,
-        nn.Hardtanh: lambda: (module.min_val, module.max_val) == (-1.0, 1.0),
-    }.get(kind)
-    if standard is None:
-        return None
-    if not standard():
-        raise UnsupportedOperationError(f"{module} has no rule; only its default parameters have one")
-    return {nn.ELU: "elu", nn.GELU: "gelu", nn.Softplus: "softplus", nn.Hardtanh: "hardtanh"}[kind]
-
-
 class _Tracer(fx.Tracer):
     """Keeps modules that declare their activation whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(getattr(m, "spec", None), dict) or super().is_leaf_module(m, module_qualified_name)
+        return declares_activation(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def read_torch(module: nn.Module) -> Network:
+def traced(module: nn.Module) -> fx.Graph:
+    """Return the graph of a module's operations, or say why it has none."""
+    try:
+        return _Tracer().trace(module)
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
+        raise UnsupportedOperationError(
+            f"{type(module).__name__} cannot be traced ({error}); its forward must not depend on values"
+        ) from error
+
+
+def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
     """Return the network that a torch module computes in evaluation mode, weights cast exactly to float64.
 
-    Inputs are batches of feature vectors, features last. torch's Softplus is read as the smooth function
-    (its linear branch above 20 differs from it by 2e-9), its GELU as the exact one.
+    Inputs are batches of feature vectors, features last; with `input_shape` (channels first, without the batch) they
+    are tensors of that shape, and the network reads and writes them flattened, last index fastest. torch's
+    Softplus is read as the smooth function (its linear branch above 20 differs from it by 2e-9), its GELU as the
+    exact one. Batch normalisations are folded with factors rounded to float64.
 
     Raises
     ------
     UnsupportedOperationError
-        For anything without a rule (convolutions, normalisations, products of values, ...), by name.
+        For anything without a rule (attention, layer normalisation, products of values, ...), by name.
     """
-    if module.training:
-        module = copy.deepcopy(module).eval()
-    try:
-        graph = _Tracer().trace(module)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UnsupportedOperationError(
-            f"{type(module).__name__} cannot be traced ({error}); its forward must not depend on values"
-        ) from error
-    return _Reader(module, graph).read()
+    refuse_what_runs_otherwise(module)
+    with evaluation_mode(module), torch.no_grad():
+        return _Reader(module, traced(module), input_shape).read()
+
+
+def neuron_spec(module: nn.Module, graph: fx.Graph) -> dict[fx.Node, dict[str, Any]]:
+    """Return the activation of every node that is one, in the order of execution; affine ones are left out."""
+    out: dict[fx.Node, dict[str, Any]] = {}
+    for node in graph.nodes:
+        spec = None
+        if node.op == "call_module":
+            spec = module_activation(module.get_submodule(str(node.target)))
+        elif node.op in ("call_function", "call_method") and node.args:
+            rest = list(node.args[1:])
+            if not any(isinstance(v, fx.Node) for v in [*rest, *node.kwargs.values()]):
+                spec = call_activation(node.target, rest, dict(node.kwargs))
+        if spec is not None:
+            table = {"name": spec} if isinstance(spec, str) else dict(spec)
+            if table["name"] != "identity":
+                out[node] = table
+    return out
 
 
 class _Reader:
     """Walks a traced graph once, value by value."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, module: nn.Module, graph: fx.Graph, input_shape: Sequence[int] | None) -> None:
         self.module = module
         self.graph = graph
-        self.builder = Builder(_graph_input_size(module, graph))
         self.values: dict[fx.Node, Any] = {}
+        # Shapes of values that are not vectors of features: channels first.
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.input_shape = None if input_shape is None else _shape(input_shape)
+        size = (
+            _graph_input_size(module, graph) if self.input_shape is None else int(np.prod(self.input_shape))
+        )
+        self.builder = Builder(size)
 
     def read(self) -> Network:
         inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
@@ -144,6 +127,8 @@ class _Reader:
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self.builder.input()
+                if self.input_shape is not None and len(self.input_shape) > 1:
+                    self.shapes[node] = self.input_shape
             elif node.op == "get_attr":
                 self.values[node] = _attribute(self.module, node.target)
             elif node.op == "call_module":
@@ -166,17 +151,61 @@ class _Reader:
 
     def _module(self, node: fx.Node) -> Expression:
         part = self.module.get_submodule(str(node.target))
-        x = self._value(node.args[0])
+        kind = kind_of(part)
+        source = node.args[0] if node.args else None
+        x = self._value(source)
         if not isinstance(x, Expression) or len(node.args) != 1 or node.kwargs:
-            raise _refuse(node, f"{type(part).__name__} is not called on one tensor of features")
-        if isinstance(part, nn.Linear):
-            return self.builder.linear(x, _numbers(part.weight), _optional(part.bias))
-        if isinstance(part, _NEUTRAL) or (isinstance(part, nn.Flatten) and part.start_dim in (1, -1)):
+            raise _refuse(node, f"{kind.__name__} is not called on one tensor of features")
+        shape = self.shapes.get(source) if isinstance(source, fx.Node) else None
+        if (
+            kind is nn.Flatten
+            and part.end_dim == -1
+            and part.start_dim in ((1, -1) if shape is None else (1,))
+        ):
             return x
+        if kind in SHAPED:
+            return self._shaped(node, part, x, shape)
+        if kind is nn.Linear:
+            if shape is not None:
+                raise _refuse(node, f"a Linear on a value of shape {shape}; flatten it first")
+            return self.builder.linear(x, numbers(current_weight(part)), _optional(part.bias))
+        if shape is not None:
+            self.shapes[node] = shape
+        if kind in _NEUTRAL:
+            return x
+        if kind in BATCH_NORMS:
+            factor, shift = folded_batch_norm(part)
+            repeats = 1 if shape is None else int(np.prod(shape[1:]))
+            scaled = self.builder.scale(x, np.repeat(factor, repeats))
+            return self.builder.shift(scaled, np.repeat(shift, repeats))
+        if kind is nn.PReLU:
+            return self._prelu(x, numbers(part.weight), shape)
+        if kind is nn.LogSigmoid:
+            return self.builder.scale(self.builder.activate(self.builder.scale(x, -1.0), "softplus"), -1.0)
+        if kind is nn.Tanhshrink:
+            return self.builder.add(x, self.builder.scale(self.builder.activate(x, "tanh"), -1.0))
         spec = module_activation(part)
         if spec is None:
-            raise _refuse(node, f"a {type(part).__name__} module")
+            raise _refuse(node, f"a {kind.__name__} module")
         return self.builder.activate(x, spec)
+
+    def _shaped(
+        self, node: fx.Node, part: nn.Module, x: Expression, shape: tuple[int, ...] | None
+    ) -> Expression:
+        """Lower a convolution or average pool to its matrix."""
+        kind = type(part).__name__
+        if shape is None:
+            raise _refuse(node, f"{kind} needs input_shape=(channels, ...), the shape of one input")
+        matrix, bias, out = lowered(part, shape)
+        self.shapes[node] = out
+        return self.builder.linear(x, matrix, bias)
+
+    def _prelu(self, x: Expression, slopes: np.ndarray, shape: tuple[int, ...] | None) -> Expression:
+        """PReLU as a·v + (1 - a)·relu(v), one a for each channel."""
+        repeats = 1 if shape is None else int(np.prod(shape[1:]))
+        a = np.broadcast_to(slopes, (x.size // repeats,)).repeat(repeats)
+        kink = self.builder.scale(self.builder.activate(x, "relu"), 1.0 - a)
+        return self.builder.add(self.builder.scale(x, a), kink)
 
     def _call(self, node: fx.Node) -> Any:
         target, args = node.target, [self._value(a) for a in node.args]
@@ -185,6 +214,7 @@ class _Reader:
             return _constant(node, target, args, kwargs)
         if target in _CAT:
             return self._concat(node, args, kwargs)
+        self._keep_shape(node, target)
         x = args[0] if args else kwargs.pop("input", None)
         if target in _ADD | _SUB | _MUL | _DIV | _NEG:
             return self._arithmetic(node, args, kwargs)
@@ -194,39 +224,41 @@ class _Reader:
             raise _refuse(node)
         if target in _NEUTRAL_CALLS or _is_neutral(target, args, kwargs):
             return x
-        if target in _PLAIN_CALLS and not set(kwargs) - {"inplace"}:
-            return self.builder.activate(x, _PLAIN_CALLS[target])
+        if target is F.prelu and isinstance(args[1], torch.Tensor):
+            return self._prelu(x, numbers(args[1]), self.shapes.get(node))
+        spec = call_activation(target, args[1:], kwargs)
+        if spec is not None:
+            return self.builder.activate(x, spec)
         if target is F.linear:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            return self.builder.linear(x, _numbers(weight), _optional(bias))
+            return self.builder.linear(x, numbers(weight), _optional(bias))
         if target in (operator.matmul, torch.matmul, "matmul") and isinstance(args[1], torch.Tensor):
-            return self.builder.linear(x, _numbers(args[1].T))
+            return self.builder.linear(x, numbers(args[1].T))
         if target is operator.getitem:
             return self._item(node, x, args[1])
         if target in _PARTS:
             return self._parts(node, x, args[1:], kwargs)
-        return self._parametric(node, x, args[1:], kwargs)
+        raise _refuse(node)
 
-    def _parametric(
-        self, node: fx.Node, x: Expression, rest: list[Any], kwargs: dict[str, Any]
-    ) -> Expression:
-        """Functional activations whose arguments decide whether there is a rule."""
-        modules: dict[Any, type[nn.Module]] = {
-            F.leaky_relu: nn.LeakyReLU,
-            F.elu: nn.ELU,
-            F.gelu: nn.GELU,
-            F.softplus: nn.Softplus,
-            F.hardtanh: nn.Hardtanh,
-            F.softshrink: nn.Softshrink,
-        }
-        if node.target not in modules:
-            raise _refuse(node)
-        kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
-        spec = module_activation(modules[node.target](*rest, **kwargs))
-        if spec is None:
-            raise _refuse(node)
-        return self.builder.activate(x, spec)
+    def _keep_shape(self, node: fx.Node, target: Any) -> None:
+        """Carry the shape of tensors through element-wise calls; refuse calls that would mix it up."""
+        given = [v for v in node.all_input_nodes if isinstance(self.values.get(v), Expression)]
+        shapes = {self.shapes.get(v) for v in given}
+        if shapes <= {None}:
+            return
+        flattens = target in ("flatten", torch.flatten)
+        keeps = target in _ADD | _SUB | _MUL | _DIV | _NEG | _NEUTRAL_CALLS | {F.prelu, F.dropout}
+        rest = [v for v in node.args[1:] if not isinstance(v, fx.Node)]
+        if not flattens and not keeps and call_activation(target, rest, dict(node.kwargs)) is None:
+            raise _refuse(node, "on a value that is not a vector of features")
+        if len(shapes) > 1:
+            raise _refuse(node, f"values of the shapes {shapes}")
+        if any(np.size(v) > 1 for v in map(self._value, node.all_input_nodes) if isinstance(v, torch.Tensor)):
+            raise _refuse(node, "a constant tensor on a value that is not a vector of features")
+        (shape,) = shapes
+        if not flattens and shape is not None:
+            self.shapes[node] = shape
 
     def _concat(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Expression:
         parts = args[0] if args else kwargs["tensors"]
@@ -310,22 +342,28 @@ def _attribute(module: nn.Module, path: Any) -> Any:
     return value
 
 
-def _numbers(tensor: Any) -> Any:
-    """Return a tensor as float64 numpy, without change of value."""
-    if not isinstance(tensor, torch.Tensor):
-        raise UnsupportedOperationError(f"a weight is a {type(tensor).__name__}, not a constant tensor")
-    if not tensor.dtype.is_floating_point:
-        raise ValueError(f"a weight has dtype {tensor.dtype}; expected real floating point")
-    return tensor.detach().to("cpu", torch.float64).numpy()
+def _shape(value: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(value)
+    if not shape or not all(isinstance(n, int) and n >= 1 for n in shape):
+        raise ValueError(
+            f"input_shape is {value!r}; expected positive integers, channels first, without the batch"
+        )
+    if int(np.prod(shape)) > _MOST_INPUTS:
+        raise UnsupportedOperationError(
+            f"input_shape {shape} has more than {_MOST_INPUTS} entries: too large to certify"
+        )
+    return shape
 
 
 def _optional(tensor: Any) -> Any:
-    return None if tensor is None else _numbers(tensor)
+    return None if tensor is None else numbers(tensor)
 
 
 def _vector(node: fx.Node, constant: Any) -> Any:
     if isinstance(constant, torch.Tensor):
-        return _numbers(constant.reshape(-1) if constant.ndim <= 1 or constant.numel() == 1 else constant)
+        # Broadcasting along the batch: every axis but the last has length one.
+        flat = constant.ndim <= 1 or constant.numel() == constant.shape[-1]
+        return numbers(constant.reshape(-1) if flat else constant)
     if isinstance(constant, int | float):
         return np.array([float(constant)])
     raise _refuse(node, f"a constant of type {type(constant).__name__}")
@@ -343,8 +381,13 @@ def _graph_input_size(module: nn.Module, graph: fx.Graph) -> int:
                 part = module.get_submodule(str(user.target))
                 if isinstance(part, nn.Linear):
                     return part.in_features
-                if not isinstance(part, (*_NEUTRAL, nn.Flatten)) and module_activation(part) is None:
-                    raise _refuse(user, f"a {type(part).__name__} module")
+                if kind_of(part) in BATCH_NORMS:
+                    return int(part.num_features)  # type: ignore[arg-type]
+                plain = isinstance(part, (*_NEUTRAL, nn.Flatten, nn.PReLU, nn.LogSigmoid, nn.Tanhshrink))
+                if kind_of(part) in SHAPED:
+                    raise _refuse(user, f"{kind_of(part).__name__} needs input_shape=(channels, ...)")
+                if not plain and module_activation(part) is None:
+                    raise _refuse(user, f"a {kind_of(part).__name__} module")
             elif user.target is F.linear:
                 weight = user.args[1] if len(user.args) > 1 else user.kwargs["weight"]
                 if isinstance(weight, fx.Node) and weight.op == "get_attr":

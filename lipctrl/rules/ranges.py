@@ -155,6 +155,15 @@ def slope_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
             np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, least)),
             np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, most)),
         )
+    if name == "clip":
+        bottom, top = (sigma.params or {})["lower"], (sigma.params or {})["upper"]
+        within, beyond = (low >= bottom) & (high <= top), (low >= top) | (high <= bottom)
+        return (
+            np.where(beyond, 0.0, np.where(within, 1.0, least)),
+            np.where(beyond, 0.0, np.where(within, 1.0, most)),
+        )
+    if name == "elu" and sigma.params:
+        return _elu_slopes(float(sigma.params["alpha"]), low, high)
     if name in ("hardtanh", "soft_threshold"):
         knee = 1.0 if name == "hardtanh" else (sigma.params or {})["threshold"]
         within, beyond = (low >= -knee) & (high <= knee), (low >= knee) | (high <= -knee)
@@ -176,6 +185,17 @@ def slope_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
     if name == "elu":
         found = np.where(low >= 0.0, 1.0, found[0]), found[1]
     return np.maximum(least, found[0]), np.minimum(most, found[1])
+
+
+def _elu_slopes(alpha: float, low: np.ndarray, high: np.ndarray) -> Interval:
+    """σ' = alpha·exp(v) below zero and 1 above: not monotone when alpha exceeds 1."""
+    factor = Decimal(alpha)
+    at_low = _enclose(lambda v: factor * _decay(min(v, Decimal(0))), low)[0]
+    at_high = _enclose(lambda v: factor * _decay(min(v, Decimal(0))), high)[1]
+    positive, across = low >= 0.0, high > 0.0
+    least = np.where(positive, 1.0, np.where(across, np.minimum(1.0, at_low), at_low))
+    most = np.where(positive, 1.0, np.where(across, max(1.0, alpha), at_high))
+    return np.maximum(least, 0.0), np.minimum(most, max(1.0, alpha))
 
 
 def _waved_slopes(
@@ -200,7 +220,7 @@ def value_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
         For an activation without a rule; the message names it.
     """
     name, params = sigma.name, sigma.params or {}
-    if name in ("identity", "relu", "hardtanh", "groupsort"):
+    if name in ("identity", "relu", "hardtanh", "clip", "groupsort"):
         return sigma.value(low), sigma.value(high)
     if name == "abs":
         across = (low <= 0.0) & (high >= 0.0)
@@ -219,6 +239,13 @@ def value_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
         ends = _enclose(_VALUES[name], low), _enclose(_VALUES[name], high)
         bottom = np.where((low <= behind) & (high >= before), lowest, np.inf)
         return np.minimum(bottom, np.minimum(ends[0][0], ends[1][0])), np.maximum(ends[0][1], ends[1][1])
+    if name == "elu" and params:
+        factor = Decimal(float(params["alpha"]))
+
+        def value(v: Decimal) -> Decimal:
+            return v if v >= 0 else factor * (_decay(v) - _ONE)
+
+        return _enclose(value, low)[0], _enclose(value, high)[1]
     if name in _VALUES:
         return _enclose(_VALUES[name], low)[0], _enclose(_VALUES[name], high)[1]
     if name == "sin":

@@ -108,19 +108,174 @@ class Call(nn.Module):
         return self.function(self.a(x))
 
 
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2.0 * super().forward(x)
+
+
+class Cat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(4, 3), nn.Parameter(torch.ones(1, 7))
+        self.register_buffer("slope", torch.tensor([0.3]))
+
+    def forward(self, x):
+        h = torch.cat((F.relu6(self.a(x)), x.clamp(-0.5, 0.25)), dim=1)
+        return torch.sub(h, self.c) * 0.5 + F.prelu(h, self.slope) + torch.clamp(h, min=0)
+
+
+def _shared() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.ReLU(), layer)
+
+
+def _normalised() -> nn.Module:
+    net = nn.Sequential(
+        nn.BatchNorm1d(4), nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 2)
+    )
+    for _ in range(5):
+        net(3.0 * torch.randn(50, 4) + 1.0)
+    return net.eval()
+
+
+def _stale(normalise) -> nn.Module:
+    """A weight whose stored copy is older than its parameters, as after a step of an optimiser."""
+    net = nn.Sequential(normalise(nn.Linear(4, 5)), nn.ReLU(), nn.Linear(5, 2))
+    net(torch.randn(3, 4))
+    with torch.no_grad():
+        for p in net[0].parameters():
+            p.mul_(1.7)
+    return net.eval()
+
+
+MATRIX = {
+    "shared weights": _shared,
+    "batch norm": _normalised,
+    "subclassed linear": lambda: nn.Sequential(Scaled(4, 3), nn.ReLU(), nn.Linear(3, 2)),
+    "old weight norm": lambda: _stale(nn.utils.weight_norm),
+    "old spectral norm": lambda: _stale(nn.utils.spectral_norm),
+    "weight norm": lambda: _stale(nn.utils.parametrizations.weight_norm),
+    "spectral norm": lambda: _stale(nn.utils.parametrizations.spectral_norm),
+    "orthogonal": lambda: nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), nn.ReLU()),
+    "nested": lambda: nn.Sequential(nn.Sequential(nn.Sequential(nn.Linear(4, 3)), nn.Identity()), nn.Tanh()),
+    "functional": Cat,
+    "prelu": lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU(3, 0.4), nn.Linear(3, 2)),
+    "prelu steep": lambda: nn.Sequential(nn.PReLU(init=-1.5), nn.Linear(4, 2)),
+    "relu6": lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU6(), nn.Hardtanh(-0.5, 2.0), nn.Linear(3, 2)),
+    "elu": lambda: nn.Sequential(nn.Linear(4, 3), nn.ELU(2.5), nn.ELU(0.25), nn.Linear(3, 2)),
+    "log sigmoid": lambda: nn.Sequential(nn.Linear(4, 3), nn.LogSigmoid(), nn.Tanhshrink(), nn.Linear(3, 2)),
+    "float64": lambda: nn.Sequential(nn.Linear(4, 3), nn.Softplus(), nn.Linear(3, 2)).double(),
+    "half": lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).half(),
+    "leaky": lambda: nn.Sequential(nn.Linear(4, 3), nn.LeakyReLU(1.5), nn.LeakyReLU(-0.2), nn.Linear(3, 2)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated", "ignore:.*deprecated.*:FutureWarning")
+@pytest.mark.parametrize("name", MATRIX)
+def test_what_other_people_bring_is_read_as_it_runs(name):
+    torch.manual_seed(0)
+    net = MATRIX[name]()
+    training = [part.training for part in net.modules()]
+    certs = [lipctrl.certify(net, method) for method in ("lipsdp", "eclipse-fast", "product")]
+    certs.append(lipctrl.certify(net, region=(-0.5, 0.75)))
+    assert [part.training for part in net.modules()] == training
+    x = torch.randn(64, 4, dtype=torch.float64)
+    with torch.no_grad():
+        expected = net.eval().double()(x).numpy()
+    for cert in certs:
+        assert lipctrl.check(cert).ok
+        assert np.allclose(cert.evaluate(x.numpy()), expected, atol=1e-6, rtol=1e-6)
+        assert lipctrl.lipschitz_lower_bound(cert, region=cert.region) <= cert.gain
+
+
+def test_convolutions_are_certified_when_their_input_has_a_shape():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.PReLU(3), nn.Flatten(), nn.Linear(6, 2)),
+    )
+    net(torch.randn(20, 2, 8, 4))
+    net.eval()
+    cert = lipctrl.certify(net, input_shape=(2, 8, 4))
+    assert lipctrl.check(cert).ok
+    x = torch.randn(9, 2, 8, 4, dtype=torch.float64)
+    with torch.no_grad():
+        assert np.allclose(cert.evaluate(x.reshape(9, -1).numpy()), net.double()(x).numpy(), atol=1e-6)
+    assert lipctrl.lipschitz_lower_bound(cert) <= cert.gain
+    line = nn.Sequential(nn.Conv1d(1, 2, 3, groups=1, dilation=2), nn.Tanh(), nn.Conv1d(2, 1, 2, bias=False))
+    cert = lipctrl.certify(line, "product", input_shape=(1, 9))
+    x = torch.randn(5, 1, 9, dtype=torch.float64)
+    with torch.no_grad():
+        assert np.allclose(cert.evaluate(x[:, 0].numpy()), line.double()(x).flatten(1).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "word"),
+    [
+        (lambda: nn.Sequential(nn.Conv1d(1, 1, 2), nn.ReLU()), None, "input_shape"),
+        (lambda: nn.Sequential(nn.Conv1d(1, 1, 2), nn.Linear(3, 2)), (1, 4), "flatten"),
+        (lambda: nn.Sequential(nn.Conv1d(3, 1, 2), nn.ReLU()), (1, 4), "Conv1d"),
+        (lambda: nn.Sequential(nn.Conv1d(1, 1, 2, padding=1, padding_mode="circular")), (1, 4), "circular"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 64, 3)), (1, 200, 200), "too large"),
+        (lambda: nn.Sequential(nn.Conv1d(1, 1, 2), nn.MaxPool1d(2)), (1, 4), "MaxPool1d"),
+        (lambda: nn.Sequential(nn.Conv1d(1, 1, 2), nn.GroupNorm(1, 1)), (1, 4), "GroupNorm"),
+    ],
+)
+def test_what_has_no_matrix_is_refused(make, shape, word):
+    with pytest.raises(UnsupportedOperationError, match=word):
+        lipctrl.certify(make(), input_shape=shape)
+
+
+def test_hooks_and_replaced_forwards_are_refused():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    handle = net[1].register_forward_hook(lambda m, args, y: 3.0 * y)
+    with pytest.raises(UnsupportedOperationError, match="hook"):
+        lipctrl.certify(net)
+    handle.remove()
+    net[0].forward = lambda x: x * x
+    with pytest.raises(UnsupportedOperationError, match="replaced"):
+        lipctrl.certify(net)
+
+
+def test_a_foreign_module_does_not_name_its_own_activation():
+    """An attribute called spec is no evidence of what a module computes."""
+
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec = {"name": "relu"}
+
+        def forward(self, x):
+            return torch.exp(x)
+
+    with pytest.raises(UnsupportedOperationError, match="exp"):
+        lipctrl.certify(nn.Sequential(nn.Linear(2, 2), Steep()))
+
+
 REFUSED = {
     "Conv1d": lambda: nn.Sequential(nn.Linear(2, 2), nn.Conv1d(1, 1, 1)),
     "Conv2d": lambda: nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(2, 2)),
     "BatchNorm1d": lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
     "LayerNorm": lambda: nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)),
     "Softmax": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1)),
-    "ReLU6": lambda: nn.Sequential(nn.Linear(2, 2), nn.ReLU6()),
-    "PReLU": lambda: nn.Sequential(nn.Linear(2, 2), nn.PReLU()),
     "Bilinear": lambda: nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)),
     "GELU": lambda: nn.Sequential(nn.Linear(2, 2), nn.GELU(approximate="tanh")),
-    "ELU": lambda: nn.Sequential(nn.Linear(2, 2), nn.ELU(2.0)),
     "Softplus": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softplus(beta=3.0)),
-    "Hardtanh": lambda: nn.Sequential(nn.Linear(2, 2), nn.Hardtanh(-2.0, 2.0)),
+    "MaxPool1d": lambda: nn.Sequential(nn.Linear(2, 2), nn.MaxPool1d(2)),
+    "Hardswish": lambda: nn.Sequential(nn.Linear(2, 2), nn.Hardswish()),
+    "Mish": lambda: nn.Sequential(nn.Linear(2, 2), nn.Mish()),
+    "GLU": lambda: nn.Sequential(nn.Linear(2, 2), nn.GLU()),
+    "GroupNorm": lambda: nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2)),
+    "Embedding": lambda: nn.Sequential(nn.Embedding(2, 2), nn.Linear(2, 2)),
+    "LSTM": lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)),
+    "TransformerEncoderLayer": lambda: nn.Sequential(nn.Linear(2, 2), nn.TransformerEncoderLayer(2, 1, 4)),
+    "RReLU": lambda: nn.Sequential(nn.Linear(2, 2), nn.RReLU()),
+    "ConvTranspose1d": lambda: nn.Sequential(nn.ConvTranspose1d(1, 1, 1), nn.Linear(2, 2)),
+    "gt": lambda: Call(lambda v: torch.where(v > 0, v, 2 * v)),
+    "maximum": lambda: Call(lambda v: torch.maximum(v, v + 1.0)),
+    "sqrt": lambda: Call(torch.sqrt),
+    "clamp": lambda: Call(lambda v: v.clamp(max=0.5)),
+    "layer_norm": lambda: Call(lambda v: F.layer_norm(v, (2,))),
     "mul": Product,
     "Branching": Branching,
     "exp": lambda: Call(torch.exp),
@@ -209,6 +364,28 @@ class TestOnnx:
         (y,) = runtime.InferenceSession(str(path)).run(None, {"x": x})
         assert np.allclose(cert.evaluate(x), y, atol=1e-5)
         assert lipctrl.check(cert).ok
+
+    def test_normalisations_and_clips_are_read_as_onnxruntime_runs_them(self, tmp_path):
+        helper = pytest.importorskip("onnx").helper
+        runtime = pytest.importorskip("onnxruntime")
+        rng = np.random.default_rng(0)
+        nodes = [
+            helper.make_node("BatchNormalization", ["x", "g", "h", "m", "v"], ["n"], epsilon=1e-3),
+            helper.make_node("Gemm", ["n", "w"], ["a"], alpha=0.5),
+            helper.make_node("Clip", ["a", "low", "high"], ["c"]),
+            helper.make_node("PRelu", ["a", "s"], ["p"]),
+            helper.make_node("Elu", ["p"], ["e"], alpha=0.4),
+            helper.make_node("Sub", ["e", "c"], ["y"]),
+        ]
+        arrays = {k: rng.normal(size=3) for k in "ghms"} | {"v": rng.uniform(0.5, 2.0, 3)}
+        arrays |= {"w": rng.normal(size=(3, 3)), "low": np.array(-0.25), "high": np.array(6.0)}
+        path = self.save(tmp_path / "m.onnx", nodes, arrays)
+        cert = lipctrl.certify(path)
+        x = rng.normal(size=(50, 3)).astype(np.float32)
+        (y,) = runtime.InferenceSession(str(path)).run(None, {"x": x})
+        assert np.allclose(cert.evaluate(x), y, atol=1e-5)
+        assert lipctrl.check(cert).ok
+        assert lipctrl.lipschitz_lower_bound(cert) <= cert.gain
 
     @pytest.mark.parametrize("kind", ["Softmax", "Exp", "LayerNormalization", "Conv", "ReduceSum"])
     def test_unknown_operators_are_refused_by_name(self, tmp_path, kind):

@@ -11,6 +11,10 @@ from lipctrl.rules.ranges import slope_range, value_range
 SPECS = [
     *("identity", "relu", "tanh", "softplus", "sigmoid", "elu", "abs", "softsign", "hardtanh", "arctan"),
     *("sin", "silu", "gelu"),
+    {"name": "elu", "alpha": 0.3},
+    {"name": "elu", "alpha": 2.5},
+    {"name": "clip", "lower": 0.0, "upper": 6.0},
+    {"name": "clip", "lower": -0.5, "upper": 0.25},
     {"name": "leaky_relu", "slope": 0.1},
     {"name": "leaky_relu", "slope": -0.4},
     {"name": "leaky_relu", "slope": 1.5},

@@ -1,0 +1,244 @@
+"""Torch modules and functions that have a rule: activations, folded normalisations, convolutions as matrices.
+
+Everything here reads a module as it runs in evaluation mode; whatever would make it run otherwise (hooks, a
+replaced `forward`, batch statistics) is refused by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from lipctrl.bounds.graph import UnsupportedOperationError
+
+Spec = str | dict[str, Any]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+# Layers that a matrix describes once the shape of their input is known.
+SHAPED = (nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d)
+# A larger matrix of a convolution would not be certified in reasonable time or memory.
+_LARGEST_MATRIX = 2**24
+
+_PLAIN_MODULES: dict[type, str] = {
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    nn.Softsign: "softsign",
+}
+_PLAIN_CALLS: dict[Any, str] = {
+    F.relu: "relu",
+    F.relu_: "relu",
+    torch.relu: "relu",
+    "relu": "relu",
+    "relu_": "relu",
+    torch.tanh: "tanh",
+    F.tanh: "tanh",
+    "tanh": "tanh",
+    torch.sigmoid: "sigmoid",
+    F.sigmoid: "sigmoid",
+    "sigmoid": "sigmoid",
+    F.silu: "silu",
+    F.softsign: "softsign",
+    torch.abs: "abs",
+    "abs": "abs",
+    operator.abs: "abs",
+    torch.sin: "sin",
+    "sin": "sin",
+    torch.arctan: "arctan",
+    torch.atan: "arctan",
+    "arctan": "arctan",
+    "atan": "arctan",
+}
+_PARAMETRIC_CALLS: dict[Any, type[nn.Module]] = {
+    F.leaky_relu: nn.LeakyReLU,
+    F.elu: nn.ELU,
+    F.gelu: nn.GELU,
+    F.softplus: nn.Softplus,
+    F.hardtanh: nn.Hardtanh,
+    F.relu6: nn.ReLU6,
+    F.softshrink: nn.Softshrink,
+}
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Run a module and its parts in evaluation mode, and put every part back afterwards."""
+    training = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, was in training:
+            part.training = was
+
+
+def refuse_what_runs_otherwise(module: nn.Module) -> None:
+    """Refuse parts whose call is not what their class says: hooks, replaced forwards, batch statistics.
+
+    Raises
+    ------
+    UnsupportedOperationError
+        With the name and the class of the part.
+    """
+    for name, part in module.named_modules():
+        kind = type(part).__name__
+        known = (WeightNorm, SpectralNorm)
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+        if any(not isinstance(hook, known) for hook in hooks):
+            raise UnsupportedOperationError(
+                f"{kind} {name!r} has a forward hook, which may change what it computes"
+            )
+        if "forward" in vars(part):
+            raise UnsupportedOperationError(f"the forward of {kind} {name!r} was replaced on the instance")
+        if isinstance(part, BATCH_NORMS) and (part.training or part.running_mean is None):
+            raise UnsupportedOperationError(
+                f"{kind} {name!r} normalises by statistics of the batch, which couples its samples; "
+                "call .eval() on the network (with track_running_stats=True) to fold the running statistics"
+            )
+
+
+def module_activation(module: nn.Module) -> Spec | None:
+    """Return the activation that a module computes, as a name or table, or None when it is not one.
+
+    Raises
+    ------
+    UnsupportedOperationError
+        For an activation with parameters that have no rule.
+    """
+    if declares_activation(module):
+        return module.spec  # type: ignore[return-value]
+    kind = kind_of(module)
+    if kind in _PLAIN_MODULES:
+        return _PLAIN_MODULES[kind]
+    if kind is nn.LeakyReLU:
+        return {"name": "leaky_relu", "slope": float(module.negative_slope)}  # type: ignore[arg-type]
+    if kind is nn.Softshrink:
+        return {"name": "soft_threshold", "threshold": float(module.lambd)}  # type: ignore[arg-type]
+    if kind is nn.ELU:
+        alpha = float(module.alpha)  # type: ignore[arg-type]
+        return "elu" if alpha == 1.0 else {"name": "elu", "alpha": alpha}
+    if kind in (nn.Hardtanh, nn.ReLU6):
+        low, high = float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
+        return "hardtanh" if (low, high) == (-1.0, 1.0) else {"name": "clip", "lower": low, "upper": high}
+    standard: dict[type, tuple[str, Callable[[], bool]]] = {
+        nn.GELU: ("gelu", lambda: module.approximate == "none"),
+        nn.Softplus: ("softplus", lambda: float(module.beta) == 1.0),  # type: ignore[arg-type],
+    }
+    if kind not in standard:
+        return None
+    name, is_standard = standard[kind]
+    if not is_standard():
+        raise UnsupportedOperationError(f"{module} has no rule; only its default parameters have one")
+    return name
+
+
+def kind_of(module: nn.Module) -> type:
+    """Return the class of a module, seen through torch's parametrisations of its weights."""
+    return type_before_parametrizations(module)
+
+
+def declares_activation(module: nn.Module) -> bool:
+    """Tell whether a module is an activation of lipctrl, which declares what it computes."""
+    return type(module).__module__.startswith("lipctrl.") and isinstance(getattr(module, "spec", None), dict)
+
+
+def call_activation(target: Any, rest: list[Any], kwargs: dict[str, Any]) -> Spec | None:
+    """Return the activation of a function or method called with arguments beside its input, or None."""
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("inplace", "input")}
+    if target in _PLAIN_CALLS:
+        return None if rest or kwargs else _PLAIN_CALLS[target]
+    if target in (torch.clamp, torch.clip, "clamp", "clip"):
+        ends = [*rest, None, None][:2]
+        low, high = kwargs.get("min", ends[0]), kwargs.get("max", ends[1])
+        numbers = all(isinstance(e, int | float) for e in (low, high))
+        if numbers and low <= high:
+            return {"name": "clip", "lower": float(low), "upper": float(high)}
+        return "relu" if low == 0 and high is None else None
+    if target not in _PARAMETRIC_CALLS:
+        return None
+    return module_activation(_PARAMETRIC_CALLS[target](*rest, **kwargs))
+
+
+def current_weight(part: nn.Module) -> torch.Tensor:
+    """Return the weight that the next call in evaluation mode would use.
+
+    torch's older weight_norm and spectral_norm keep a copy that is stale until then; parametrisations do not.
+    """
+    for hook in part._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            return hook.compute_weight(part)
+        if isinstance(hook, SpectralNorm) and hook.name == "weight":
+            return hook.compute_weight(part, do_power_iteration=False)
+    return part.weight  # type: ignore[return-value]
+
+
+def numbers(tensor: Any) -> np.ndarray:
+    """Return a tensor as float64 numpy, without change of value."""
+    if not isinstance(tensor, torch.Tensor):
+        raise UnsupportedOperationError(f"a weight is a {type(tensor).__name__}, not a constant tensor")
+    if not tensor.dtype.is_floating_point:
+        raise ValueError(f"a weight has dtype {tensor.dtype}; expected real floating point")
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def folded_batch_norm(part: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Return (factor, shift) of a batch normalisation in evaluation mode, factors rounded to float64."""
+    mean, variance = numbers(part.running_mean), numbers(part.running_var)
+    factor = 1.0 / np.sqrt(variance + float(part.eps))  # type: ignore[arg-type]
+    shift = -mean * factor
+    if part.weight is not None:
+        weight = numbers(part.weight)
+        factor, shift = factor * weight, shift * weight
+    if part.bias is not None:
+        shift = shift + numbers(part.bias)
+    return factor, shift
+
+
+def lowered(part: nn.Module, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Return (matrix, bias, output shape) of a convolution or average pool on inputs of a shape (channels first).
+
+    Each column is the response to a unit input, in float64: a weight times one plus zeros, which is exact for
+    convolutions (for pools, one division is rounded).
+
+    Raises
+    ------
+    UnsupportedOperationError
+        When the matrix would be too large, or the shape does not fit.
+    """
+    size = int(np.prod(shape))
+    bias = getattr(part, "bias", None)
+    weight = current_weight(part).detach().to("cpu", torch.float64) if hasattr(part, "weight") else None
+
+    def respond(x: torch.Tensor) -> torch.Tensor:
+        if weight is not None:
+            return part._conv_forward(x, weight, None)  # type: ignore[operator]
+        return part(x)
+
+    with torch.no_grad():
+        try:
+            out = tuple(respond(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        except RuntimeError as error:
+            raise UnsupportedOperationError(
+                f"{type(part).__name__} on inputs of shape {shape}: {error}"
+            ) from error
+        if size * max(size, int(np.prod(out))) > _LARGEST_MATRIX:
+            raise UnsupportedOperationError(
+                f"{type(part).__name__} on {shape} is a matrix of {int(np.prod(out))} × {size}: too large to certify"
+            )
+        if getattr(part, "padding_mode", "zeros") != "zeros":
+            raise UnsupportedOperationError(f"{type(part).__name__} with padding_mode {part.padding_mode!r}")
+        basis = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
+        matrix = respond(basis).reshape(size, -1).T.contiguous().numpy()
+    channels = np.zeros(out[0]) if bias is None else numbers(bias)
+    return matrix, np.repeat(channels, int(np.prod(out[1:]))), out

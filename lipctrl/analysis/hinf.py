@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.cover import Cover, cover_gain
 from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.modal import ModalForm, modal_form
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm, popov_minimum
 from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stability
+
+# Relative distance of the two bounds that is aimed at, and the one beyond which the level-set test is tried, too.
+TOLERANCE = 1e-9
+_ENOUGH = 1e-6
+_TOLERABLE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,36 @@ def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
         bound = system.d.norm_bound()
         lower = min(bound, float(np.linalg.norm(system.D, 2)))
         return HinfNorm(bound, lower, 0.0, Stability.STABLE, "static gain")
-    return _level_set_bound(system, spectrum)
+    return _dynamic_bound(system, spectrum)
 
 
-def _level_set_bound(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
+def _dynamic_bound(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
+    """Cover the frequency axis in modal coordinates; where these are too coarse, prove a level set."""
     balanced, t = system.balanced()
+    covered = None
+    if spectrum.basis is not None:
+        form = modal_form(balanced, spectrum.basis)
+        covered = None if form is None else cover_gain(form, TOLERANCE)
+        if form is not None and covered is not None and _good(covered, form):
+            at = form.frequency(covered.at)
+            return HinfNorm(covered.upper, covered.lower, at, Stability.STABLE, "frequency axis covered")
+    found = _level_set_bound(system, balanced, t, spectrum)
+    if covered is not None and covered.upper < found.value:
+        return replace(
+            found, value=covered.upper, lower=min(found.lower, covered.upper), note="frequency axis covered"
+        )
+    return found
+
+
+def _good(covered: Cover, form: ModalForm) -> bool:
+    """Tell whether another proof is not worth its time: tight, or as tight as rounding of the data allows."""
+    gap = covered.upper - covered.lower
+    return gap <= _ENOUGH * covered.lower or gap <= min(4.0 * form.slack, _TOLERABLE * covered.lower)
+
+
+def _level_set_bound(
+    system: Realization, balanced: Realization, t: np.ndarray, spectrum: SpectrumReport
+) -> HinfNorm:
     form, shift = _gain_form(balanced)
     modes = None if spectrum.modes is None else (spectrum.modes[0], spectrum.modes[1] / t[:, None])
     # The scaled form has gains of order one; -Φ = GᴴG, so a proved minimum of Φ is minus the squared norm.

@@ -11,6 +11,7 @@ import scipy.linalg
 
 from lipctrl.analysis.discs import Discs, eigenvalue_discs
 from lipctrl.analysis.midrad import MidRad, equilibrate, smallest_eigenvalue_bound
+from lipctrl.analysis.modal import ModalBasis, modal_basis
 
 
 class Stability(StrEnum):
@@ -23,16 +24,22 @@ class Stability(StrEnum):
 
 @dataclass(frozen=True)
 class SpectrumReport:
-    """A stability statement, the computed eigenvalues, and the one that decides."""
+    """A stability statement, the eigenvalue that decides, and the proof's modes where they gave it.
+
+    `basis` belongs to the equilibrated matrix.
+    """
 
     stability: Stability
-    discs: Discs
     critical: complex | None
+    basis: ModalBasis | None = None
+    discs: Discs | None = None
 
     @property
     def modes(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Computed eigenvalues and eigenvectors, where there are any."""
-        return None if self.discs.vectors is None else (self.discs.centers, self.discs.vectors)
+        if self.discs is None or self.discs.vectors is None:
+            return None
+        return self.discs.centers, self.discs.vectors
 
     @property
     def is_stable(self) -> bool:
@@ -43,42 +50,48 @@ class SpectrumReport:
 def internal_stability(a: MidRad, *, discrete: bool) -> SpectrumReport:
     """Prove that all eigenvalues lie in the open left half-plane (open unit disc), or say why not.
 
-    STABLE is a proof for every member of the enclosure: by eigenvalue discs or, where eigenvectors are too
-    ill-conditioned, by a Lyapunov matrix whose inequality is checked with rounding bounds. UNSTABLE: some
+    STABLE is a proof for every member of the enclosure: by modes, by eigenvalue discs or, where eigenvectors are
+    too ill-conditioned, by a Lyapunov matrix whose inequality is checked with rounding bounds. UNSTABLE: some
     computed eigenvalue is on or beyond the boundary, up to the backward error of the eigenvalue routine; poles
     on the boundary are not stable. UNDECIDED: nearer to the boundary than rounding can tell.
     """
-    discs = eigenvalue_discs(a, discrete=discrete)
     n = a.shape[0]
     if n == 0:
-        return SpectrumReport(Stability.STABLE, discs, None)
+        return SpectrumReport(Stability.STABLE, None)
+    balanced = _balanced(a)
+    basis = modal_basis(balanced, discrete=discrete)
+    if basis is not None:
+        critical = complex(basis.poles[int(np.argmin(basis.decay))])
+        return SpectrumReport(Stability.STABLE, critical, basis)
+    discs = eigenvalue_discs(a, discrete=discrete)
     excess = np.abs(discs.centers) - 1.0 if discrete else np.real(discs.centers)
     critical = complex(discs.centers[int(np.argmax(excess))])
     if (excess + discs.radii * (1.0 + 1e-12) < 0.0).all():
-        return SpectrumReport(Stability.STABLE, discs, critical)
-    t = equilibrate(a.mid)
-    size = float(np.linalg.norm(a.mid * (t[None, :] / t[:, None])))
+        return SpectrumReport(Stability.STABLE, critical, discs=discs)
+    size = float(np.linalg.norm(balanced.mid))
     backward = 10.0 * n * np.finfo(float).eps * max(size, 1.0 if discrete else 0.0)
     if excess.max() >= -backward:
-        return SpectrumReport(Stability.UNSTABLE, discs, critical)
-    if _lyapunov_proof(a, discrete):
-        return SpectrumReport(Stability.STABLE, discs, critical)
-    return SpectrumReport(Stability.UNDECIDED, discs, critical)
+        return SpectrumReport(Stability.UNSTABLE, critical, discs=discs)
+    if _lyapunov_proof(balanced, discrete):
+        return SpectrumReport(Stability.STABLE, critical, discs=discs)
+    return SpectrumReport(Stability.UNDECIDED, critical, discs=discs)
 
 
-def _lyapunov_proof(a: MidRad, discrete: bool) -> bool:
-    """Prove stability by P ≻ 0 with AᵀP + PA ≺ 0 (discrete: AᵀPA - P ≺ 0), from an untrusted P."""
+def _balanced(a: MidRad) -> MidRad:
     t = equilibrate(a.mid)
     grid = t[None, :] / t[:, None]
-    scaled = a.mid * grid
-    balanced = MidRad(scaled, None if a.rad is None else a.rad * grid)
-    eye = np.eye(a.shape[0])
+    return MidRad(a.mid * grid, None if a.rad is None else a.rad * grid)
+
+
+def _lyapunov_proof(balanced: MidRad, discrete: bool) -> bool:
+    """Prove stability by P ≻ 0 with AᵀP + PA ≺ 0 (discrete: AᵀPA - P ≺ 0), from an untrusted P."""
+    eye = np.eye(balanced.shape[0])
     solve = scipy.linalg.solve_discrete_lyapunov if discrete else scipy.linalg.solve_continuous_lyapunov
     try:
         # A warning of a near-singular equation is a failed guess.
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            guess = solve(scaled.T, eye if discrete else -eye)
+            guess = solve(balanced.mid.T, eye if discrete else -eye)
     except (np.linalg.LinAlgError, ValueError, Warning):
         return False
     if not np.isfinite(guess).all():

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from lipctrl.activations import Activation
 from lipctrl.nn.activations import Spec, grouped, short, unit_slopes
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
-from lipctrl.nn.module import CertifiedModule, positive, positive_gain
-from lipctrl.nn.orthogonal import Semiorthogonal, composed, matrices
+from lipctrl.nn.module import CertifiedModule, composed, positive, positive_gain
+from lipctrl.nn.orthogonal import Semiorthogonal, matrices
 from lipctrl.rules import Layer, Output
 
 # σ(cu)/c = σ(u) for c > 0: there Ψ would only rescale the bias.

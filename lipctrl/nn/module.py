@@ -16,6 +16,11 @@ from lipctrl.nn.explicit import Explicit
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+def composed() -> bool:
+    """Tell whether a compiler or a function transform is at work: folds are then plain operations, never cached."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 class _Fold:
     """One remembered fold. It never travels: copies and pickles of a module start without one."""
 
@@ -76,7 +81,7 @@ class CertifiedModule(nn.Module):
 
     def explicit(self) -> Explicit:
         """Return the explicit map, reusing a fold of the same parameters where that is allowed."""
-        if torch.compiler.is_compiling():
+        if composed():
             return self.fold()
         cache = self._fold
         if not cache.shared and torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipctrl.nn.explicit import Affine, Explicit, reserved
-from lipctrl.nn.module import CertifiedModule, positive, positive_gain
+from lipctrl.nn.module import CertifiedModule, composed, positive, positive_gain
 
 
 def cayley(free: Tensor) -> Tensor:
@@ -161,11 +161,6 @@ def _free(weight: Tensor, alpha: Tensor) -> Tensor:
     unit = weight / torch.where(peak > 0.0, peak, torch.ones_like(peak))
     norm = torch.linalg.vector_norm(unit, dim=(-2, -1), keepdim=True).clamp_min(1e-6)
     return _bounded(alpha) * (unit / norm)
-
-
-def composed() -> bool:
-    """Tell whether a compiler or a function transform is at work, which wants plain operations."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class Semiorthogonal(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -114,6 +115,26 @@ def test_networks_compile(x):
     for _ in range(2):
         assert torch.allclose(compiled(x), net(x), atol=1e-6)
         edit_in_place(net)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="the default backend of torch.compile needs a C++ compiler"
+)
+def test_networks_compile_to_native_code(x):
+    """The default backend builds the fold and its gradient: both agree with the plain ones."""
+    torch.compiler.reset()
+    net = small()
+    compiled = torch.compile(net)
+    compiled(x).square().sum().backward()
+    gradients = [p.grad.clone() for p in net.parameters()]
+    assert torch.allclose(compiled(x), net(x), atol=1e-5)
+    net.zero_grad()
+    net(x).square().sum().backward()
+    for g, p in zip(gradients, net.parameters(), strict=True):
+        assert torch.allclose(g, p.grad, rtol=1e-3, atol=1e-4)
+    edit_in_place(net)
+    assert torch.allclose(compiled(x), net(x), atol=1e-5)
 
 
 def test_fold_once_shares_one_differentiable_fold(x):

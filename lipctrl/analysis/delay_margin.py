@@ -30,8 +30,9 @@ from lipctrl.analysis.verdict import Verdict
 # Delays of more samples are not tried; a margin equal to it means "at least".
 MOST_SAMPLES = 64
 _NEUTRAL = (
-    "through the plant's feed-through the delayed signal returns at infinite frequency without being damped: however short "
-    "a delay, it is not proved tolerated (and not tolerated where the feed-through exceeds 1). Add the actuator's pole"
+    "through the plant's feed-through the delayed signal returns at infinite frequency without being damped: "
+    "however short a delay, it is not proved tolerated (and not tolerated where the feed-through exceeds 1). Add the "
+    "actuator's pole"
 )
 # The order of the Padé filter behind a simulated delay.
 _ORDER = 10

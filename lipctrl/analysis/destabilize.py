@@ -35,17 +35,17 @@ class LinearLoop:
 
     def rate(self) -> float:
         """Return the growth rate [1/s] of the fastest growing (slowest decaying) mode."""
-        poles = np.asarray(np.linalg.eigvals(self.a), dtype=np.complex128)
+        poles = np.linalg.eigvals(self.a)
         if self.sample_time == 0.0:
-            return float(poles.real.max())
+            return float(np.real(poles).max())
         largest = float(np.abs(poles).max())
         return math.log(largest) / self.sample_time if largest > 0.0 else -math.inf
 
     def mode(self) -> tuple[complex, np.ndarray]:
         """Return the dominant pole and a real state that excites it."""
         values, vectors = np.linalg.eig(self.a)
-        poles = np.asarray(values, dtype=np.complex128)
-        size = np.abs(poles) if self.sample_time else poles.real
+        poles = np.atleast_1d(values)
+        size = np.abs(poles) if self.sample_time else np.real(poles)
         worst = int(np.argmax(size))
         vector = vectors[:, worst]
         seen = self.c @ vector
@@ -77,8 +77,8 @@ def linear_loop(plant: Realization, policy: LinearPolicy) -> LinearLoop | None:
     e = np.linalg.inv(np.eye(plant.inputs) - policy.d @ plant.D)
     c = np.hstack([plant.C + plant.D @ e @ policy.d @ plant.C, plant.D @ e @ policy.c])
     if np.iscomplexobj(a):
-        a = np.block([[a.real, -a.imag], [a.imag, a.real]])
-        c = np.hstack([c.real, -c.imag])
+        re, im = np.real(a), np.imag(a)
+        a, c = np.block([[re, -im], [im, re]]), np.hstack([np.real(c), -np.imag(c)])
     return LinearLoop(a, np.real(c), plant.sample_time)
 
 
@@ -166,7 +166,7 @@ class Destabilization:
         ValueError
             If no pair of stable and unstable loops was found on this way.
         """
-        chosen = None
+        chosen, fastest = None, 0.0
         build = self.loop
         if build is None:
             raise ValueError("this destabilisation was read from a file: it holds no loop to simulate")
@@ -174,8 +174,9 @@ class Destabilization:
             inside, outside = build(values[0]), build(values[1])
             if inside is None or outside is None or not inside.rate() < 0.0 < outside.rate():
                 continue
-            chosen = values, inside, outside
             slow = min(-inside.rate(), outside.rate())
+            if slow > fastest:
+                chosen, fastest = (values, inside, outside), slow
             if self.frequency == 0.0 or slow * _PERIODS * 2.0 * math.pi / self.frequency > math.log(_FACTOR):
                 break
         if chosen is None:
@@ -205,7 +206,7 @@ def _times(inside: LinearLoop, outside: LinearLoop, pole: complex) -> np.ndarray
     if omega > 0.0:
         span = min(span, _PERIODS * 2.0 * math.pi / omega)
     # Fast growth must not overflow.
-    span = min(span, 200.0 / outside.rate())
+    span = min(span, 25.0 / outside.rate())
     if outside.sample_time:
         return outside.sample_time * np.arange(
             int(min(max(span / outside.sample_time, 12), 100 * _SAMPLES)) + 1

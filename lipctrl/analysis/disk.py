@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
+from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole
 from lipctrl.analysis.hinf import bounded_norm
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad, block
@@ -44,6 +46,36 @@ class DiskMargin:
     frequency: float
     perturbation: np.ndarray
     channels: tuple[DiskMargin, ...] = ()
+    loop: Realization | None = field(default=None, repr=False, compare=False)
+
+    def destabilization(self) -> Destabilization:
+        """Return the perturbation of the whole matrix at `alpha_upper` as all-pass filters in the loop.
+
+        Raises
+        ------
+        ValueError
+            Where no disk is too large, or no filter was seen to destabilise.
+        """
+        if self.loop is None or not np.isfinite(self.perturbation).all():
+            raise ValueError("nothing was found to destabilise this loop")
+        loop, n = self.loop, self.loop.outputs
+        delta = all_pass(self.perturbation / self.alpha_upper, self.frequency, loop.sample_time)
+        centre = LinearPolicy.static(-np.eye(n))
+
+        def at(size: float) -> LinearPolicy:
+            return disk_policy(centre, delta.scaled(size), tuple(range(n)), 0.5 * (1.0 + self.skew))
+
+        for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+            value = self.alpha_upper * (1.0 + step)
+            pole = unstable_pole(loop, at(value))
+            if pole is not None:
+                words = ("disk size α", "", "all-pass perturbations in the disk")
+                return policy_destabilization(loop, at, value, words, pole, matrix=self.perturbation)
+        raise ValueError("the perturbation makes the loop singular, but no pole was seen to cross")
+
+    def simulate(self) -> MarginSimulation:
+        """Simulate the loop just inside and just outside `alpha_upper`; ValueError where there is nothing to show."""
+        return self.destabilization().simulate()
 
     def __str__(self) -> str:
         low, high = self.gain_margin
@@ -88,7 +120,7 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     skew = float(skew)
     if not math.isfinite(skew):
         raise ValueError(f"skew is {skew}; expected a finite number (0 is balanced)")
-    loop = _series(as_realization(sys, "sys"), as_realization(gain, "gain"))
+    loop = series(as_realization(sys, "sys"), as_realization(gain, "gain"))
     n = loop.outputs
     whole = _margin(loop, tuple(range(n)), skew)
     if n == 1:
@@ -97,8 +129,8 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     return DiskMargin(**{**whole.__dict__, "channels": singles})
 
 
-def _series(plant: Realization, gain: Realization) -> Realization:
-    """Return plant·gain with all modes kept."""
+def series(plant: Realization, gain: Realization) -> Realization:
+    """Return plant·gain of one timebase with all modes kept."""
     if gain.outputs != plant.inputs or gain.inputs != plant.outputs:
         raise ValueError(
             f"gain maps {gain.inputs} outputs of the plant to {gain.outputs} inputs; sys has {plant.outputs} outputs "
@@ -163,10 +195,28 @@ def _margin(loop: Realization, channels: tuple[int, ...], skew: float) -> DiskMa
         alpha=alpha,
         alpha_upper=max(attained, alpha),
         skew=skew,
-        gain_margin=_gain_interval(alpha, skew),
-        phase_margin=_phase(alpha, skew),
+        gain_margin=gain_interval(alpha, skew),
+        phase_margin=phase_of_disk(alpha, skew),
         frequency=norm.frequency,
         perturbation=delta,
+        loop=loop if len(channels) == loop.outputs else None,
+    )
+
+
+def disk_policy(policy: LinearPolicy, delta: LinearPolicy, chosen: tuple[int, ...], a: float) -> LinearPolicy:
+    """Return u = v + w, w = δ(v + a·w) in the chosen channels, v = π(y): the policy behind f = (1 + bδ)/(1 - aδ)."""
+    pick = np.eye(len(policy.d))[list(chosen)]
+    well = np.linalg.inv(np.eye(len(chosen)) - a * delta.d)
+    # q = well·(v + a·C_δξ), w = C_δξ + D_δq, u = v + pickᵀw
+    q_v, q_xi = well @ pick, a * well @ delta.c
+    u_v = np.eye(len(policy.d)) + pick.T @ delta.d @ q_v
+    u_xi = pick.T @ (delta.c + delta.d @ q_xi)
+    zero = np.zeros((len(policy.a), len(delta.a)))
+    return LinearPolicy(
+        np.block([[policy.a, zero], [delta.b @ q_v @ policy.c, delta.a + delta.b @ q_xi]]),
+        np.vstack([policy.b, delta.b @ q_v @ policy.d]),
+        np.hstack([u_v @ policy.c, u_xi]),
+        u_v @ policy.d,
     )
 
 
@@ -189,7 +239,7 @@ def _scaled(system: Realization, peak: np.ndarray) -> Realization:
     )  # fmt: skip
 
 
-def _gain_interval(alpha: float, skew: float) -> tuple[float, float]:
+def gain_interval(alpha: float, skew: float) -> tuple[float, float]:
     """Return the positive gains f around 1 with |f - 1| < α|a f + b|."""
     a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
     if math.isinf(alpha):
@@ -201,7 +251,7 @@ def _gain_interval(alpha: float, skew: float) -> tuple[float, float]:
     return max(lower, 0.0), upper
 
 
-def _phase(alpha: float, skew: float) -> float:
+def phase_of_disk(alpha: float, skew: float) -> float:
     """Return the largest φ ≤ π with |f - 1| < α|a f + b| for every f = exp(jθ), |θ| < φ."""
     a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
     if math.isinf(alpha):

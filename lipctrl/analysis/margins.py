@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from lipctrl.analysis.ball import IncrementalBall, as_ball
 from lipctrl.analysis.continuation import Path, Quadratic, march
+from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
 from lipctrl.analysis.falsify_linear import (
     Falsifier,
     falsify_policy,
@@ -46,6 +47,38 @@ class GainMargin:
     falsified_upper: float
     falsifiers: tuple[Falsifier, ...]
     channels: tuple[tuple[float, float], ...] = ()
+    plant: Realization | None = field(default=None, repr=False, compare=False)
+    center: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def destabilization(self, end: Literal["upper", "lower"] = "upper") -> Destabilization:
+        """Return the falsifier nearest to one end as a perturbation that can be simulated.
+
+        Raises
+        ------
+        ValueError
+            Where nothing was found to destabilise beyond that end, or for another word.
+        """
+        if end not in ("upper", "lower"):
+            raise ValueError(f"end is {end!r}; expected 'upper' or 'lower'")
+        beyond = [f for f in self.falsifiers if (f.k > 1.0 or f.k > self.upper) == (end == "upper")]
+        if not beyond or self.plant is None or self.center is None:
+            raise ValueError(f"nothing of the class was found to destabilise this loop at the {end} end")
+        nearest = min(beyond, key=lambda f: abs(math.log(f.k)))
+        fixed = self.center if self.form == "residual" else np.zeros_like(self.center)
+        moving = nearest.policy.plus(-fixed).scaled(1.0 / nearest.k)
+        return policy_destabilization(
+            self.plant,
+            lambda k: moving.scaled(k).plus(fixed),
+            nearest.k,
+            ("gain factor k", "", nearest.kind),
+            nearest.pole,
+            nominal=0.0 if self.form == "residual" else 1.0,
+            matrix=self.perturbations[0 if end == "lower" else 1],
+        )
+
+    def simulate(self, end: Literal["upper", "lower"] = "upper") -> MarginSimulation:
+        """Simulate the loop just inside and just outside the falsified end; ValueError where there is none."""
+        return self.destabilization(end).simulate()
 
     @property
     def lower_db(self) -> float:
@@ -178,6 +211,8 @@ def _with_falsifiers(loop: NominalLoop, ball: IncrementalBall, form: str, ends: 
         falsified_lower=max((f.k for f in low), default=math.nan),
         falsified_upper=min((f.k for f in high), default=math.nan),
         falsifiers=(*low, *high),
+        plant=plant,
+        center=ball.center,
     )
 
 

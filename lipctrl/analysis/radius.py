@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipctrl.analysis.loop import nominal_loop
-from lipctrl.analysis.plant import as_realization
-from lipctrl.analysis.real_radius import real_peak
+from lipctrl.analysis.destabilize import Destabilization, policy_destabilization
+from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole, worst_matrix
+from lipctrl.analysis.loop import NominalLoop, nominal_loop
+from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.plant import Realization, as_realization
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.real_radius import real_peak, worst_real
+from lipctrl.analysis.sweep import ModalSweep
 
 
 def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real"] = "complex") -> float:
@@ -50,3 +55,96 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
         return 0.0
     peak = norm.value if field == "complex" else real_peak(loop.system, norm)
     return math.inf if peak == 0.0 else math.nextafter(math.nextafter(1.0 / peak, 0.0), 0.0)
+
+
+def worst_deviation(
+    sys: Any, gain: Any = None, field: Literal["complex", "real"] = "complex"
+) -> Destabilization:
+    """Return the smallest linear φ found with which u = -gain·y + φ(y) is unstable: what `stability_radius` stops.
+
+    `field="complex"`: an all-pass filter (static where the peak is at zero frequency) of ‖φ‖_∞ = `.value`.
+    `field="real"`: a constant real matrix φ(y) = Δy, ‖Δ‖ = `.value`, in `.matrix` (Qiu et al. 1995).
+    `.simulate()` runs the loop with φ a little smaller and a little larger.
+
+    Parameters
+    ----------
+    sys, gain : as for `stability_radius`. Sign: negative feedback for `gain`.
+
+    Raises
+    ------
+    ValueError
+        For bad data, an unknown field, a nominal loop that is not stable, or where nothing destabilises.
+
+    Examples
+    --------
+    >>> import control
+    >>> worst = worst_deviation(control.tf([1], [1, -1]), gain=3.0, field="real")
+    >>> print(round(worst.value, 6), worst.matrix.round(6))
+    2.0 [[2.]]
+    """
+    if field not in ("complex", "real"):
+        raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
+    plant = as_realization(sys, "sys")
+    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else np.atleast_2d(np.asarray(gain, float))
+    loop = nominal_loop(plant, -k)
+    norm = loop.norm()
+    if not math.isfinite(norm.value) or loop.system is None:
+        raise ValueError(f"the nominal loop is not stable ({norm.note}); it has no stability radius")
+    if norm.value == 0.0:
+        raise ValueError("no deviation acts on this loop (T = 0)")
+    found = _complex(loop, norm.frequency) if field == "complex" else _real(loop, norm.frequency)
+    if found is None:
+        raise ValueError(f"no {field} deviation was found that destabilises this loop")
+    return found
+
+
+def _complex(loop: NominalLoop, omega: float) -> Destabilization | None:
+    assert loop.system is not None
+    delta = worst_matrix(loop.system.response(omega))
+    if not np.isfinite(delta).all():
+        return None
+    policy = all_pass(delta, omega, loop.plant.sample_time)
+    return _scaled_until_unstable(loop, policy, float(np.linalg.norm(delta, 2)), delta)
+
+
+def _real(loop: NominalLoop, peak: float) -> Destabilization | None:
+    """Look for the frequency of the smallest real Δ on a grid, and refine it."""
+    system = loop.system
+    assert system is not None
+    p, m = system.outputs, system.inputs
+    sweep = ModalSweep.of(PopovForm(system, MidRad.eye(p), MidRad.zeros(p, m), MidRad.zeros(m, m)))
+    grid = np.zeros(1) if sweep is None else sweep.grid()
+    top = system.highest_frequency
+    points = [0.0, *grid[grid > 0.0], *(w for w in (peak, top) if math.isfinite(w))]
+    grid = np.unique(np.concatenate([points, 0.5 * (np.sort(points)[1:] + np.sort(points)[:-1])]))
+    for _ in range(10):
+        deltas = [worst_real(system.response(float(w))) for w in grid]
+        sizes = [math.inf if d is None else float(np.linalg.norm(d, 2)) for d in deltas]
+        k = int(np.argmin(sizes))
+        best = deltas[k]
+        if best is None:
+            return None
+        left, right = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
+        found = _scaled_until_unstable(loop, LinearPolicy.static(best), sizes[k], best)
+        if right - left <= 1e-10 * right or (found is not None and grid[k] in (0.0, top)):
+            break
+        grid = np.unique(np.append(np.linspace(left, right, 13), grid[k]))
+    return found
+
+
+def _scaled_until_unstable(
+    loop: NominalLoop, policy: LinearPolicy, size: float, matrix: np.ndarray
+) -> Destabilization | None:
+    plant: Realization = loop.plant
+
+    def at(radius: float) -> LinearPolicy:
+        return policy.scaled(radius / size).plus(loop.center)
+
+    kind = "a constant real matrix" if policy.a.size == 0 else "an all-pass filter"
+    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+        pole = unstable_pole(plant, at(size * (1.0 + step)))
+        if pole is not None:
+            return policy_destabilization(
+                plant, at, size * (1.0 + step), ("deviation ‖φ‖", "", kind), pole, matrix=matrix
+            )
+    return None

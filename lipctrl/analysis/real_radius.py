@@ -40,6 +40,29 @@ def real_peak(system: Realization, norm: HinfNorm) -> float:
     return high
 
 
+def worst_real(m: np.ndarray) -> np.ndarray | None:
+    """Return a real Δ with det(I - Δm) = 0 of about the smallest norm, 1/μ(m); None where none was found.
+
+    From singular vectors u, v of σ₂ at the best g: Δ = [Re v, Im v]·[Re u, Im u]⁺/σ₂ in the complex notation of the
+    source (Qiu et al. 1995, Section 3); what is returned is checked, not trusted.
+    """
+    re = np.real(m)
+    if np.abs(np.imag(m)).max() <= 1e-14 * np.abs(m).max(initial=0.0):
+        left, sizes, right = np.linalg.svd(re)
+        return None if sizes[0] == 0.0 else np.outer(right[0], left[:, 0]) / sizes[0]
+    _, g = _best(m)
+    stack = np.block([[re, -g * np.imag(m)], [np.imag(m) / g, re]])
+    left, sizes, right = np.linalg.svd(stack)
+    if len(sizes) < 2 or sizes[1] == 0.0:
+        return None
+    p, q = m.shape
+    u = np.stack([left[:p, 1], left[p:, 1]], axis=1)
+    v = np.stack([right[1, :q], right[1, q:]], axis=1)
+    delta = v @ np.linalg.pinv(u) / sizes[1]
+    residue = np.linalg.svd(np.eye(q) - delta @ m, compute_uv=False)[-1]
+    return delta if residue <= 1e-4 * (1.0 + float(np.linalg.norm(delta @ m, 2))) else None
+
+
 def _sigma(m: np.ndarray, g: float) -> float:
     re, im = np.real(m), np.imag(m)
     stack = np.block([[re, -g * im], [im / g, re]])
@@ -56,6 +79,15 @@ def _best(m: np.ndarray) -> tuple[float, float]:
         lambda t: _sigma(m, math.exp(t)), bounds=(left, right), method="bounded", options={"xatol": 1e-6}
     )
     value, g = min((float(found.fun), math.exp(float(found.x))), (values[k], float(grid[k])))
+    return value, g
+
+
+def _gentle(m: np.ndarray, level: float) -> tuple[float, float]:
+    """Return Qiu's infimum and the largest g of a grid well below the level: pencils of small g are ill-conditioned."""
+    value, g = _best(m)
+    for trial in np.exp(np.linspace(0.0, math.log(g), 25)[:-1]):
+        if _sigma(m, trial) < 0.5 * (value + level):
+            return value, float(trial)
     return value, g
 
 
@@ -93,7 +125,8 @@ def _crossings(system: Realization, g: float, level: float) -> np.ndarray:
         ]
     )
     values = np.linalg.eigvals(hamiltonian)
-    near = np.abs(values.real) <= 1e-6 * (1e-6 * np.abs(values).max(initial=0.0) + np.abs(values))
+    # A crossing too many costs a round, one that is missed the answer.
+    near = np.abs(values.real) <= 1e-4 * np.abs(values) + 1e-10 * np.abs(values).max(initial=0.0)
     return np.unique(np.abs(values.imag[near]))
 
 
@@ -125,7 +158,7 @@ def _covered(system: Realization, level: float) -> bool:
         left, right = pending.pop()
         middle = _middle(system, left, right)
         response = system.response(middle)
-        value, g = _best(response)
+        value, g = _gentle(response, level)
         if not value < level:
             return False
         cuts = _crossings(system, g, level)
@@ -133,12 +166,29 @@ def _covered(system: Realization, level: float) -> bool:
         above = cuts[cuts > middle]
         start = max(left, float(below.max())) if below.size else left
         stop = min(right, float(above.min())) if above.size else right
+        start, stop = _sampled(system, g, level, start, middle, stop)
         width = 1e-9 * max(abs(middle), 1e-300)
         if start - left > width:
             pending.append((left, start))
         if right - stop > width:
             pending.append((stop, right))
     return False
+
+
+def _sampled(
+    system: Realization, g: float, level: float, start: float, middle: float, stop: float
+) -> tuple[float, float]:
+    """Shrink (start, stop) to the samples around the middle whose σ₂ is below the level, should a cut be missing."""
+
+    def reach(end: float) -> float:
+        far = 1e3 * middle if math.isinf(end) else end
+        for step in np.linspace(0.0, 1.0, 18)[1:-1]:
+            omega = middle + step * (far - middle)
+            if not _sigma(system.response(omega), g) < level:
+                return middle + (step - 1.0 / 17.0) * (far - middle)
+        return end
+
+    return reach(start), reach(stop)
 
 
 def _middle(system: Realization, left: float, right: float) -> float:

@@ -1,0 +1,163 @@
+"""Block-diagonal perturbations: constant scalings that bound them from one side, worst blocks from the other.
+
+For Δ = diag(Δ₁, …, Δ_k), ‖Δ_i‖ ≤ r, the loop w = Δq, q = Mw is safe if ‖D_q M D_w⁻¹‖_∞ < 1/r with D = d_i·I on block i.
+For *constant* d this holds for nonlinear and time-varying blocks of that incremental gain as well; for linear
+time-invariant ones it is one side of the structured singular value (Doyle 1982; Packard & Doyle 1993).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+
+from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass
+
+# (rows, columns) of each Δ_i: rows are inputs of M, columns are outputs of M.
+Shapes = Sequence[tuple[int, int]]
+
+
+def check_shapes(blocks: Any, inputs: int, outputs: int) -> tuple[tuple[int, int], ...]:
+    """Return the block sizes as pairs that add up to (inputs, outputs); ValueError otherwise."""
+    try:
+        shapes = tuple((int(r), int(c)) for r, c in blocks)
+    except (TypeError, ValueError):
+        raise ValueError(f"blocks is {blocks!r}; expected pairs (rows, columns), one for each Δ_i") from None
+    total = sum(r for r, _ in shapes), sum(c for _, c in shapes)
+    if not shapes or min(min(s) for s in shapes) < 1 or total != (inputs, outputs):
+        raise ValueError(
+            f"blocks {shapes} add up to {total}; expected positive sizes that add up to ({inputs}, {outputs}), the "
+            "columns of `left` and the rows of `right`"
+        )
+    return shapes
+
+
+def spread(d: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Repeat each d_i over the rows (or columns) of its block."""
+    return np.repeat(d, sizes)
+
+
+def best_scaling(responses: np.ndarray, shapes: Shapes, start: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return d (last entry 1) that makes the largest ‖D_q M D_w⁻¹‖ over some responses (N, q, w) smallest, and it."""
+    rows, columns = [c for _, c in shapes], [r for r, _ in shapes]
+
+    def size(logs: np.ndarray) -> float:
+        d = np.exp(np.clip(np.append(logs, 0.0), -40.0, 40.0))
+        scaled = spread(d, rows)[:, None] * responses / spread(d, columns)
+        return float(np.linalg.norm(scaled, 2, axis=(1, 2)).max())
+
+    return minimize_logs(size, start)
+
+
+def minimize_logs(size: Any, start: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimise a quasi-convex function of log d, the last d being 1; return d and the value."""
+    logs = np.log(start[:-1] / start[-1])
+    if logs.size == 0:
+        return np.ones(1), size(logs)
+    if logs.size == 1:
+        find: Any = scipy.optimize.minimize_scalar
+        found = find(lambda t: size(np.array([t])), bracket=(logs[0] - 0.5, logs[0] + 0.5), tol=1e-9)
+        best = np.array([float(found.x)])
+    else:
+        options = {"xatol": 1e-6, "fatol": 1e-12, "maxfev": 400 * logs.size, "adaptive": True}
+        best = scipy.optimize.minimize(size, logs, method="Nelder-Mead", options=options).x
+    if not size(best) <= size(logs):
+        best = logs
+    return np.exp(np.clip(np.append(best, 0.0), -40.0, 40.0)), size(best)
+
+
+@dataclass(frozen=True)
+class WorstBlocks:
+    """Blocks with ‖Δ_i‖ = 1/`value` (in units of their weights) and det(I - ΔM) = 0: `value` ≤ μ(M)."""
+
+    value: float
+    blocks: tuple[np.ndarray, ...]
+
+
+def worst_blocks(m: np.ndarray, shapes: Shapes, *, starts: int = 6, seed: int = 0) -> WorstBlocks:
+    """Return blocks of rank one that make I - ΔM singular, as small as ascent from several starts finds.
+
+    Ascent on the spectral radius of MΔ over unit-norm blocks: with its right and left eigenvectors x and z, the best
+    blocks are a_i x_iᴴ of norm one, a = Mᴴz, turned so that all of them push the same way.
+    """
+    rng = np.random.default_rng(seed)
+    best = WorstBlocks(0.0, tuple(np.zeros(s, dtype=np.complex128) for s in shapes))
+    for trial in range(starts):
+        delta = _first(m, shapes) if trial == 0 else [_random(s, rng) for s in shapes]
+        found = _ascend(m, shapes, delta)
+        if found.value > best.value:
+            best = found
+    return best
+
+
+def _first(m: np.ndarray, shapes: Shapes) -> list[np.ndarray]:
+    left, _, right = np.linalg.svd(m)
+    out, row, column = [], 0, 0
+    for r, c in shapes:
+        block = np.outer(right[0, row : row + r].conj(), left[column : column + c, 0].conj())
+        size = float(np.linalg.norm(block))
+        out.append(block / size if size > 0.0 else np.full((r, c), 1.0 / np.sqrt(r * c), dtype=np.complex128))
+        row, column = row + r, column + c
+    return out
+
+
+def _random(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    vectors = [rng.normal(size=k) + 1j * rng.normal(size=k) for k in shape]
+    return np.outer(*(v / np.linalg.norm(v) for v in vectors))
+
+
+def block_diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Assemble diag(Δ₁, …, Δ_k)."""
+    rows, columns = sum(b.shape[0] for b in blocks), sum(b.shape[1] for b in blocks)
+    out, i, j = np.zeros((rows, columns), dtype=np.complex128), 0, 0
+    for b in blocks:
+        out[i : i + b.shape[0], j : j + b.shape[1]] = b
+        i, j = i + b.shape[0], j + b.shape[1]
+    return out
+
+
+def _ascend(m: np.ndarray, shapes: Shapes, delta: list[np.ndarray]) -> WorstBlocks:
+    reached, kept, value = 0.0, delta, 0j
+    for _ in range(60):
+        product = m @ block_diagonal(delta)
+        values, vectors = np.linalg.eig(product)
+        k = int(np.argmax(np.abs(values)))
+        if abs(values[k]) <= reached * (1.0 + 1e-10):
+            break
+        reached, kept, value = abs(values[k]), delta, complex(values[k])
+        lefts = np.linalg.pinv(vectors)
+        x, z = vectors[:, k], lefts[k].conj()
+        delta = _aligned(m.conj().T @ z, x, shapes, value, delta)
+    if reached == 0.0:
+        return WorstBlocks(0.0, tuple(kept))
+    return WorstBlocks(reached, tuple(b / value for b in kept))
+
+
+def _aligned(
+    a: np.ndarray, x: np.ndarray, shapes: Shapes, value: complex, old: list[np.ndarray]
+) -> list[np.ndarray]:
+    turn, out, row, column = value / abs(value), [], 0, 0
+    for i, (r, c) in enumerate(shapes):
+        left, right = a[row : row + r], x[column : column + c]
+        size = float(np.linalg.norm(left) * np.linalg.norm(right))
+        out.append(turn * np.outer(left, right.conj()) / size if size > 0.0 else old[i])
+        row, column = row + r, column + c
+    return out
+
+
+def realized_blocks(blocks: Sequence[np.ndarray], omega: float, sample_time: float) -> LinearPolicy:
+    """Return a stable real filter, block-diagonal, of the same norms, that equals the blocks at omega (`all_pass`).
+
+    At frequency 0 (or Nyquist's) only the real part can be realised.
+    """
+    parts = [all_pass(b, omega, sample_time) for b in blocks]
+    a, b, c, d = (real_diagonal([getattr(p, name) for p in parts]) for name in "abcd")
+    return LinearPolicy(a, b, c, d)
+
+
+def real_diagonal(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Assemble real blocks on a diagonal; blocks without rows or columns keep their place."""
+    return np.real(block_diagonal(parts))

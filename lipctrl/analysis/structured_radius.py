@@ -1,0 +1,217 @@
+"""Structured stability radii: independent perturbations in several places of a linear feedback."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lipctrl.analysis.blocks import (
+    Shapes,
+    WorstBlocks,
+    best_scaling,
+    block_diagonal,
+    check_shapes,
+    realized_blocks,
+    spread,
+    worst_blocks,
+)
+from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
+from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole
+from lipctrl.analysis.hinf import HinfNorm, bounded_norm
+from lipctrl.analysis.loop import NominalLoop, nominal_loop
+from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.phase import in_hertz
+from lipctrl.analysis.plant import Realization, as_realization
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.spectrum import SpectrumReport
+from lipctrl.analysis.sweep import ModalSweep
+
+
+@dataclass(frozen=True)
+class StructuredRadius:
+    """How large independent perturbations Δ_i of u = -(K + EΔF)y may be: certified below `radius`, falsified above.
+
+    Every Δ = diag(Δ₁, …, Δ_k) with incremental gains ‖Δ_i‖ < `radius`, nonlinear and time-varying ones included, leaves
+    the loop incrementally stable. `falsified` is the size of a linear stable Δ with which it was seen to be unstable
+    (NaN: none found); `perturbation` its complex value at `frequency` [rad/s]. `scaling` are the constant d_i of the
+    proof. 0 where the nominal loop is not provably stable; inf where no perturbation can act.
+    """
+
+    radius: float
+    falsified: float
+    frequency: float
+    scaling: np.ndarray
+    blocks: tuple[tuple[int, int], ...]
+    perturbation: np.ndarray | None
+    destabilization: Destabilization | None
+
+    def simulate(self) -> MarginSimulation:
+        """Simulate the loop just inside and just outside the falsified end; ValueError where there is none."""
+        if self.destabilization is None:
+            raise ValueError("no perturbation of the structure was found to destabilise this loop")
+        return self.destabilization.simulate()
+
+    def __str__(self) -> str:
+        text = f"certified below {self.radius:.6g} ({len(self.blocks)} blocks), tightest at {in_hertz(self.frequency)}"
+        return text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
+
+
+def structured_radius(
+    sys: Any, gain: Any = None, blocks: Any = None, *, left: Any = None, right: Any = None
+) -> StructuredRadius:
+    """Return the largest r such that u = -(K + EΔF)y is stable for all Δ = diag(Δ_i), ‖Δ_i‖ < r, from the safe side.
+
+    Certified: r = 1/‖D_q M D_w⁻¹‖_∞, M = F·P(I + KP)⁻¹·E, with the best constant scaling D found. Constant scalings
+    keep the statement true for nonlinear Δ_i; for linear time-invariant ones it can be conservative, and the gap to the
+    falsified end shows by how much at most. One full block is `stability_radius`.
+
+    Parameters
+    ----------
+    sys : plant P as `as_realization` takes it; gain : K (inputs, outputs) or None (zero). Sign: negative feedback.
+    blocks : pairs (rows, columns) of the Δ_i; by default one block a scalar where E and F give as many rows as columns.
+    left : E (inputs, Σ rows), right : F (Σ columns, outputs); identities by default.
+
+    Raises
+    ------
+    ValueError
+        For bad plant data, matrices that do not fit, or blocks that do not add up.
+
+    Source: Hinrichsen & Pritchard 1986; Doyle 1982 (structured singular value, upper bound with constant D).
+
+    Examples
+    --------
+    >>> import control, numpy as np
+    >>> plant = control.ss([[-1, 4], [0, -2]], np.eye(2), np.eye(2), np.zeros((2, 2)))
+    >>> print(f"{structured_radius(plant, blocks=[(1, 1), (1, 1)]).radius:.4f}")
+    1.0000
+    >>> print(f"{structured_radius(plant, blocks=[(2, 2)]).radius:.4f}")
+    0.4384
+    """
+    plant = as_realization(sys, "sys")
+    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else np.atleast_2d(np.asarray(gain, float))
+    loop = nominal_loop(plant, -k)
+    e = _matrix(left, plant.inputs, None, "left")
+    f = _matrix(right, None, plant.outputs, "right")
+    if blocks is None and e.shape[1] != f.shape[0]:
+        raise ValueError(
+            "blocks is None, but left and right do not give as many rows as columns; name the blocks"
+        )
+    shapes = check_shapes([(1, 1)] * e.shape[1] if blocks is None else blocks, e.shape[1], f.shape[0])
+    ones = np.ones(len(shapes))
+    if loop.system is None or loop.spectrum is None or not loop.is_stable:
+        return StructuredRadius(0.0, math.nan, math.nan, ones, shapes, None, None)
+    t = loop.system
+    seen = replace(t, b=t.b @ MidRad(e), c=MidRad(f) @ t.c, d=MidRad(f) @ t.d @ MidRad(e))
+    norm, scaling = _scaled_norm(seen, loop.spectrum, shapes)
+    if norm.value == 0.0:
+        return StructuredRadius(math.inf, math.nan, math.nan, scaling, shapes, None, None)
+    radius = math.nextafter(1.0 / norm.value, 0.0) if math.isfinite(norm.value) else 0.0
+    omega, worst = _worst_frequency(seen, shapes, norm.frequency)
+    found = _destabilization(loop, e, f, omega, worst)
+    size = math.nan if found is None else found.value
+    perturbation = None if worst.value == 0.0 else -block_diagonal(worst.blocks)
+    return StructuredRadius(radius, size, omega, scaling, shapes, perturbation, found)
+
+
+def _matrix(given: Any, rows: int | None, columns: int | None, name: str) -> np.ndarray:
+    size = rows or columns or 0
+    values = np.eye(size) if given is None else np.atleast_2d(np.asarray(given, dtype=np.float64))
+    if (
+        (rows and values.shape[0] != rows)
+        or (columns and values.shape[1] != columns)
+        or not np.isfinite(values).all()
+    ):
+        expected = f"({rows}, Σ rows of the blocks)" if rows else f"(Σ columns of the blocks, {columns})"
+        raise ValueError(f"{name} has shape {values.shape}; expected finite numbers of shape {expected}")
+    return values
+
+
+def _scaled_norm(
+    system: Realization, spectrum: SpectrumReport, shapes: Shapes
+) -> tuple[HinfNorm, np.ndarray]:
+    """Return the proved norm of D_q M D_w⁻¹ for a good constant D, by adding the frequency of each proved peak."""
+    d = np.ones(len(shapes))
+    norm = bounded_norm(system, spectrum)
+    best, kept = norm, d
+    points = {0.0}
+    for _ in range(12 if len(shapes) > 1 else 0):
+        if not math.isfinite(norm.frequency) and not system.is_discrete:
+            points.add(math.inf)
+        else:
+            points.add(norm.frequency)
+        responses = np.stack([system.response(w) for w in sorted(points)])
+        if not np.isfinite(responses).all():
+            break
+        d, low = best_scaling(responses, shapes, kept)
+        out = MidRad(np.diag(spread(d, [c for _, c in shapes])))
+        into = MidRad(np.diag(1.0 / spread(d, [r for r, _ in shapes])))
+        norm = bounded_norm(_rescaled(system, out, into), spectrum)
+        if norm.value < best.value:
+            best, kept = norm, d
+        if best.value <= low * (1.0 + 1e-7):
+            break
+    return best, kept
+
+
+def _rescaled(system: Realization, out: MidRad, into: MidRad) -> Realization:
+    # 1/d is rounded, so D_w⁻¹ is not exactly the inverse of D_q: the product d·(1/d) is at most 1 + u away from 1,
+    # which the factor on the outputs covers.
+    margin = MidRad(np.eye(out.shape[0]) * (1.0 + 4e-16))
+    left = margin @ out
+    return replace(system, b=system.b @ into, c=left @ system.c, d=left @ system.d @ into)
+
+
+def _worst_frequency(system: Realization, shapes: Shapes, peak: float) -> tuple[float, WorstBlocks]:
+    """Return the frequency at which the largest structured gain was found, and its blocks."""
+    p, m = system.outputs, system.inputs
+    sweep = ModalSweep.of(PopovForm(system, MidRad.eye(p), MidRad.zeros(p, m), MidRad.zeros(m, m)))
+    grid = np.zeros(1) if sweep is None else sweep.grid()
+    grid = np.unique(np.append(grid[grid >= 0.0], [w for w in (peak,) if math.isfinite(w)]))
+    found = [(w, worst_blocks(system.response(float(w)), shapes, starts=2)) for w in grid]
+    omega, best = max(found, key=lambda pair: pair[1].value)
+    k = int(np.argmin(np.abs(grid - omega)))
+    left, right = float(grid[max(k - 1, 0)]), float(grid[min(k + 1, len(grid) - 1)])
+    for _ in range(6):
+        if not right > left:
+            break
+        fine = np.linspace(left, right, 9)
+        values = [worst_blocks(system.response(float(w)), shapes, starts=3) for w in fine]
+        j = int(np.argmax([v.value for v in values]))
+        if values[j].value > best.value:
+            omega, best = float(fine[j]), values[j]
+        left, right = float(fine[max(j - 1, 0)]), float(fine[min(j + 1, 8)])
+    # A peak at zero frequency up to rounding is one there: static blocks realise it.
+    static = worst_blocks(system.response(0.0), shapes, starts=3)
+    return (0.0, static) if static.value >= best.value * (1.0 - 1e-9) else (omega, best)
+
+
+def _destabilization(
+    loop: NominalLoop, e: np.ndarray, f: np.ndarray, omega: float, worst: WorstBlocks
+) -> Destabilization | None:
+    if worst.value == 0.0:
+        return None
+    plant = loop.plant
+    filters = realized_blocks(worst.blocks, omega, plant.sample_time)
+    size = 1.0 / worst.value
+
+    def at(radius: float) -> LinearPolicy:
+        scale = radius / size
+        inner = LinearPolicy(filters.a, filters.b @ f, scale * e @ filters.c, scale * e @ filters.d @ f)
+        return inner.plus(loop.center)
+
+    kind = "a static matrix" if filters.a.size == 0 else "all-pass filters in the blocks"
+    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1):
+        pole = unstable_pole(plant, at(size * (1.0 + step)))
+        if pole is not None:
+            return policy_destabilization(
+                plant,
+                at,
+                size * (1.0 + step),
+                ("perturbation", "", kind),
+                pole,
+                matrix=-block_diagonal(worst.blocks),
+            )
+    return None

@@ -4,69 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import math
 import os
 import platform
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lipctrl.certificate import Certificate
-from lipctrl.checker import check
-from lipctrl.positivity import NotProvedError
-from lipctrl.runs.files import RunError, write_json
-from lipctrl.runs.folder import FORMAT, VERSION, Run, RunWriter, load_run
+from lipctrl.runs.files import RunError
+from lipctrl.runs.folder import FORMAT, VERSION, Run, load_run
 from lipctrl.runs.guarantee import StabilityGuarantee
-from lipctrl.runs.progress import Progress
-from lipctrl.training import APG, PPO, Algorithm, Imitation, Task, TrainingDivergedError, evaluate, find_task
+from lipctrl.runs.session import Callback, Schedule, Session
+from lipctrl.training import APG, PPO, Algorithm, Imitation, Task, find_task
 from lipctrl.training.experts import Expert
 from lipctrl.training.rollout import make_simulator
 from lipctrl.training.seeds import split_seed
 
 ALGORITHMS: dict[str, Any] = {"apg": APG, "ppo": PPO, "imitation": Imitation}
 DEFAULT_STEPS = {"apg": 600_000, "ppo": 1_000_000, "imitation": 64_000}
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When a training evaluates, saves and stops."""
-
-    evaluate_every: int = 10
-    """iterations between evaluations on validation seeds"""
-    checkpoint_every: int = 10
-    """iterations between checkpoints; each proves the bound of the policy as it is then"""
-    validation_episodes: int | None = None
-    """episodes of each validation; None: 64 for differentiable plants, 8 for black boxes"""
-    evaluation_episodes: int = 100
-    """unseen episodes after the end"""
-    target_return: float | None = None
-    """stop as soon as a validation reaches this mean return"""
-    patience: int | None = None
-    """stop after this many validations without a new best"""
-    threads: int = 1
-    """CPU threads of torch; one is fastest for small networks, and equal threads give equal bits"""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a callback sees: the policy as it is at a checkpoint, with its proved certificate."""
-
-    iteration: int
-    steps: int
-    policy: Any = field(repr=False)
-    certificate: Certificate = field(repr=False)
-    metrics: Mapping[str, float | int | None] = field(repr=False)
-
-
-Callback = Callable[[Checkpoint], None]
 
 
 def train(
@@ -123,7 +82,7 @@ def train(
     task = find_task(env_id, env_options)
     streams = split_seed(seed)
     path = Path(out) if out is not None else default_path(task, algorithm, seed)
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = choose_device(device)
     if config is None:
         config = ALGORITHMS[algorithm].Config()
     elif not isinstance(config, ALGORITHMS[algorithm].Config):
@@ -145,7 +104,7 @@ def train(
     policy.to(chosen)
     with _threads(schedule.threads):
         learner = _make(algorithm, policy, task, config, streams, chosen, expert)
-        session = _Session(path, task, learner, schedule, streams, steps, guarantee, callbacks)
+        session = Session(path, task, learner, schedule, streams, steps, guarantee, callbacks)
         if resume:
             session.restore()
         else:
@@ -153,6 +112,30 @@ def train(
                 _describe(task, algorithm, policy, config, schedule, steps, seed, streams, guarantee)
             )
         return session.run(progress)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the torch device of a name; "auto" is a GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        When the name is none, or this machine or this build of torch has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        # Devices exist by name until something is put there.
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = textwrap.shorten(str(error), 80, placeholder=" …")
+        raise ValueError(
+            f"device is {name!r}, which cannot be used here ({reason}); take auto or cpu"
+        ) from error
+    if device.type == "meta":
+        raise ValueError("device is 'meta', which holds no numbers; take auto, cpu or cuda")
+    return device
 
 
 def default_path(task: Task, algorithm: str, seed: int) -> Path:
@@ -251,210 +234,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C (or SIGTERM) ask for a stop after the iteration; the second one stops at once."""
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
-class _Session:
-    """One training under way: counters, best weights, checkpoints."""
-
-    def __init__(
-        self,
-        path: Path,
-        task: Task,
-        learner: Algorithm,
-        schedule: Schedule,
-        streams: dict[str, int],
-        steps: int,
-        guarantee: StabilityGuarantee | None,
-        callbacks: Sequence[Callback],
-    ) -> None:
-        self.writer = RunWriter(path)
-        self.task, self.learner, self.schedule, self.streams = task, learner, schedule, streams
-        self.guarantee, self.callbacks = guarantee, callbacks
-        self.total = math.ceil(steps / learner.steps_per_iteration)
-        self.iteration = 0
-        self.seconds = 0.0
-        self.best_return = -math.inf
-        self.best_weights = self._weights()
-        self.stale = 0
-        self.stopped = False
-        # Validation runs on the copy where there is one (the same dynamics, batched), and never on the final seeds.
-        self.trial = task if task.twin is None else dataclasses.replace(task, env_id=task.twin, twin=None)
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {k: v.detach().clone() for k, v in self.learner.policy.state_dict().items()}
-
-    @property
-    def steps(self) -> int:
-        return self.iteration * self.learner.steps_per_iteration
-
-    def run(self, progress: bool | None) -> Run:
-        writer, schedule = self.writer, self.schedule
-        with (
-            Progress(self.total * self.learner.steps_per_iteration, progress) as bar,
-            _interruptible() as stop,
-        ):
-            try:
-                if self.iteration == 0:
-                    self._checkpoint({})
-                    bar.saved(0)
-                bar.know(self._bound())
-                while self.iteration < self.total and not self.stopped:
-                    row = self._iterate()
-                    due = self.iteration % schedule.checkpoint_every == 0 or self.iteration == self.total
-                    if due or self.stopped or stop():
-                        row.update(self._prove(row))
-                    writer.log(row)
-                    bar.update(row)
-                    if due or self.stopped or stop():
-                        self._checkpoint(row)
-                        bar.saved(self.iteration)
-                    if stop():
-                        raise KeyboardInterrupt
-            except TrainingDivergedError as error:
-                raise TrainingDivergedError(self._explain(error)) from error
-            finally:
-                writer.close()
-            bar.note("evaluating unseen episodes")
-            return self._finish()
-
-    def _iterate(self) -> dict[str, float | int | None]:
-        start = time.perf_counter()
-        metrics = self.learner.iterate(self.iteration / self.total)
-        self.iteration += 1
-        row: dict[str, float | int | None] = {
-            "iteration": self.iteration,
-            "steps": self.steps,
-            "seconds": None,
-            "steps_per_second": self.learner.steps_per_iteration / (time.perf_counter() - start),
-            "mean_return": self.learner.simulator.mean_return(),
-            "validation_return": None,
-            "certified_gain": None,
-            "certified_radius": None,
-            "guarantee": None,
-            **metrics,
-        }
-        if self.iteration % self.schedule.evaluate_every == 0 or self.iteration == self.total:
-            row["validation_return"] = self._validate()
-        self.seconds += time.perf_counter() - start
-        row["seconds"] = self.seconds
-        return row
-
-    def _validate(self) -> float:
-        episodes = self.schedule.validation_episodes or (64 if self.task.plant is not None else 8)
-        policy: Any = self.learner.policy
-        device = self.learner.simulator.device
-        try:
-            result = evaluate(
-                policy, self.trial, episodes=episodes, seed=self.streams["validation"], device=device
-            ).mean
-        except ValueError as error:
-            raise TrainingDivergedError(f"the validation failed: {error};") from error
-        if result > self.best_return:
-            self.best_return, self.best_weights, self.stale = result, self._weights(), 0
-        else:
-            self.stale += 1
-        target, patience = self.schedule.target_return, self.schedule.patience
-        self.stopped = (target is not None and self.best_return >= target) or (
-            patience is not None and self.stale >= patience
-        )
-        return result
-
-    def _prove(self, row: Mapping[str, float | int | None]) -> dict[str, float | None]:
-        """Prove the bound of the policy as it is now, and the guarantee with it; show it to the callbacks."""
-        policy: Any = self.learner.policy
-        certificate = policy.certificate()
-        report = check(certificate)
-        if not report.ok:
-            raise NotProvedError(f"iteration {self.iteration}: {report}")
-        ratio = None if self.guarantee is None else self.guarantee.prove(certificate)
-        found = {
-            "certified_gain": certificate.gain,
-            "certified_radius": certificate.radius,
-            "guarantee": ratio,
-        }
-        for callback in self.callbacks:
-            callback(Checkpoint(self.iteration, self.steps, policy, certificate, {**row, **found}))
-        return found
-
-    def _bound(self) -> dict[str, float | None]:
-        policy: Any = self.learner.policy
-        certificate = policy.certificate()
-        return {"certified_gain": certificate.gain, "certified_radius": certificate.radius}
-
-    def _checkpoint(self, row: Mapping[str, float | int | None]) -> None:
-        if not row:
-            self._prove({"iteration": 0, "steps": 0})
-        state = {
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-            "best_return": self.best_return,
-            "best_weights": self.best_weights,
-            "stale": self.stale,
-            "stopped": self.stopped,
-            "learner": self.learner.state(),
-        }
-        self._save_best()
-        self.writer.save_checkpoint(state, self.iteration)
-
-    def _save_best(self) -> None:
-        """Write the best weights and their certificate; without a validation so far these are the present ones."""
-        policy: Any = self.learner.policy
-        present = self._weights()
-        if self.best_return > -math.inf:
-            policy.load_state_dict(self.best_weights)
-        self.writer.save_policy(policy)
-        self.writer.save_certificate(policy.certificate())
-        policy.load_state_dict(present)
-
-    def restore(self) -> None:
-        state = self.writer.load_checkpoint()
-        self.learner.load_state(state["learner"])
-        device = self.learner.simulator.device
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
-        self.best_return, self.stale, self.stopped = state["best_return"], state["stale"], state["stopped"]
-        self.best_weights = {k: v.to(device) for k, v in state["best_weights"].items()}
-        self.writer.forget_after(self.iteration)
-
-    def _explain(self, error: TrainingDivergedError) -> str:
-        kept = self.iteration - self.iteration % self.schedule.checkpoint_every
-        return (
-            f"{error} in iteration {self.iteration + 1}; training has stopped. {self.writer.path} keeps the last good "
-            f"state, of iteration {kept}, with its weights and certificate. If it is not the environment that "
-            "gave the number, lower the learning rate"
-        )
-
-    def _finish(self) -> Run:
-        policy: Any = self.learner.policy
-        policy.load_state_dict(self.best_weights)
-        self._save_best()
-        result = evaluate(
-            policy,
-            self.task,
-            episodes=self.schedule.evaluation_episodes,
-            seed=self.streams["evaluation"],
-            device=self.learner.simulator.device,
-        )
-        write_json(self.writer.path / "evaluation.json", result.to_dict())
-        return load_run(self.writer.path)

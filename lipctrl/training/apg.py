@@ -48,6 +48,27 @@ class APGConfig:
     """neurons in each of the two hidden layers of the value"""
     gradient_clip: float = 1.0
     """largest norm of a policy gradient, in units of the scaled return"""
+    exploration: float = 0.0
+    """initial standard deviation of noise on the command, as a fraction of the action limit, falling to zero"""
+
+
+class _InwardClip(torch.autograd.Function):
+    """clip(u, -limit, limit) whose gradient passes inside, and outside where descent leads back inside.
+
+    The exact gradient outside is zero: a command beyond the limits would stay there, however bad.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, command: Tensor, limit: Tensor) -> Tensor:
+        ctx.save_for_backward(command, limit)
+        return torch.clamp(command, -limit, limit)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        command, limit = ctx.saved_tensors
+        (gradient,) = gradients
+        outward = (command.abs() > limit) & (command * gradient < 0.0)
+        return torch.where(outward, 0.0, gradient), None
 
 
 class APG(Algorithm):
@@ -68,8 +89,10 @@ class APG(Algorithm):
         self.policy, self.simulator, self.config = policy, simulator, config
         self.steps_per_iteration = config.environments * config.horizon
         self.generator = torch.Generator().manual_seed(seeds["minibatch"])
+        self.exploration = torch.Generator(device=simulator.device).manual_seed(seeds["exploration"])
+        self.limit = torch.as_tensor(simulator.plant.action_limit.copy()).to(simulator.observation)
         self.critic = Critic(
-            simulator.observation.shape[-1], config.value_width, self.generator, simulator.dtype
+            simulator.observation.shape[-1], config.value_width, self.generator, simulator.dtype, nn.Tanh
         ).to(simulator.device)
         self.scale = ReturnScale(config.discount, simulator.device)
         self.policy_descent = Descent(
@@ -90,9 +113,9 @@ class APG(Algorithm):
         simulator.detach()
         act = actor(self.policy)
         before, after, rewards, ended, late = [], [], [], [], []
-        for _ in range(config.horizon):
+        for noise in self._noise(1.0 - progress):
             before.append(simulator.observation.detach())
-            step = simulator.step(act(simulator.observation))
+            step = simulator.step(_InwardClip.apply(act(simulator.observation) + noise, self.limit))
             after.append(step.observation)
             rewards.append(step.reward)
             ended.append(step.terminated)
@@ -125,6 +148,17 @@ class APG(Algorithm):
         names = ("mean_reward", "policy_loss", "value_loss", "gradient_norm")
         return dict(zip(names, numbers, strict=True))
 
+    def _noise(self, share: float) -> Tensor:
+        """Return the noise of one window, (steps, count, m); zeros cost no draws."""
+        shape = (self.config.horizon, self.simulator.count, len(self.limit))
+        if self.config.exploration == 0.0:
+            return self.limit.new_zeros(()).expand(shape)
+        white = torch.randn(
+            shape, generator=self.exploration, device=self.limit.device, dtype=self.limit.dtype
+        )
+        unit = torch.where(torch.isfinite(self.limit), self.limit, 1.0)
+        return white * unit * (share * self.config.exploration)
+
     def _targets(self, reward: Tensor, values: Tensor, ended: list[Tensor], late: list[Tensor]) -> Tensor:
         """Return λ-returns (steps, count); `values[t]` belongs to the observation reached by step t."""
         targets = torch.empty_like(reward)
@@ -156,6 +190,7 @@ class APG(Algorithm):
             "value_optimizer": self.value_descent.state(),
             "scale": self.scale.state(),
             "generator": self.generator.get_state(),
+            "exploration": self.exploration.get_state(),
             "simulator": self.simulator.state(),
         }
 
@@ -166,4 +201,5 @@ class APG(Algorithm):
         self.value_descent.load_state(state["value_optimizer"])
         self.scale.load_state(state["scale"])
         self.generator.set_state(state["generator"])
+        self.exploration.set_state(state["exploration"])
         self.simulator.load_state(state["simulator"])

@@ -37,7 +37,12 @@ class Task:
 
 
 def qualified(env_id: str) -> str:
-    """Add the module that registers `lipctrl/...` environments, which Gymnasium needs to find them."""
+    """Add the module that registers `lipctrl/...` environments, which Gymnasium needs to find them.
+
+    >>> qualified("lipctrl/CartPole-v0") == qualified("lipctrl_envs/CartPole-v0")
+    True
+    """
+    env_id = env_id.replace("lipctrl_envs/", "lipctrl/", 1) if env_id.startswith("lipctrl_envs/") else env_id
     return f"lipctrl_envs:{env_id}" if env_id.startswith("lipctrl/") else env_id
 
 
@@ -61,11 +66,14 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         env = gymnasium.make(env_id, **options)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(
-            f"no environment {env_id!r}: {error}. Expected a Gymnasium name such as 'Pendulum-v1' or "
+            f"no environment {env_id!r}: {str(error).rstrip('.')}. Expected a Gymnasium name such as 'Pendulum-v1' or "
             "'lipctrl/CartPole-v0' (MuJoCo environments need the extra lipctrl[mujoco])"
         ) from error
     except TypeError as error:
         raise ValueError(f"{env_id} does not take the options {options}: {error}") from error
+    if env.spec is not None:
+        # "lipctrl/CartPole" without a version means the newest; what is recorded says which.
+        env_id = qualified(env.spec.id)
     try:
         for name, space in (("observation", env.observation_space), ("action", env.action_space)):
             if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:

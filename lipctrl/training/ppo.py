@@ -29,7 +29,7 @@ from lipctrl.training.rollout import Simulator
 class PPOConfig:
     """Settings of proximal policy optimisation."""
 
-    environments: int = 256
+    environments: int = 64
     """copies of the environment stepped together"""
     horizon: int = 32
     """steps of each rollout"""
@@ -41,7 +41,7 @@ class PPOConfig:
     """initial learning rate, falling linearly to zero"""
     epochs: int = 8
     """passes over each rollout"""
-    minibatches: int = 4
+    minibatches: int = 2
     """parts that a pass is cut into"""
     ratio_clip: float = 0.2
     """largest useful change of an action's probability"""

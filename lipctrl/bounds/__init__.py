@@ -1,5 +1,8 @@
 """Lipschitz bounds of networks that lipctrl did not build: certificates from above, ascent from below."""
 
+import importlib
+from typing import Any
+
 from lipctrl.bounds.certification import certify, read_network
 from lipctrl.bounds.graph import Network, UnsupportedOperationError
 from lipctrl.bounds.lower import lipschitz_lower_bound
@@ -12,4 +15,13 @@ __all__ = [
     "read_network",
     "Network",
     "UnsupportedOperationError",
+    "SketchedLMI",  # pyright: ignore[reportUnsupportedDunderAll]
+    "sketched_lmi_penalty",  # pyright: ignore[reportUnsupportedDunderAll]
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # These train, so they need torch; bounds of arrays and files do not.
+    if name in ("SketchedLMI", "sketched_lmi_penalty"):
+        return getattr(importlib.import_module("lipctrl.bounds.sketched"), name)
+    raise AttributeError(f"module 'lipctrl.bounds' has no attribute {name!r}")

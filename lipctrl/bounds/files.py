@@ -81,7 +81,7 @@ _ONNX_NEUTRAL = ("Identity", "Dropout", "Flatten")
 
 
 def read_onnx(path: Path) -> Network:
-    """Return the network of an ONNX file of Gemm, MatMul, Add, Sub, Mul, Div, Neg, Concat, BatchNormalization, activations.
+    """Return the network of an ONNX file of Gemm, MatMul, Add, Sub, Mul, Div, Neg, Concat, folded norms, activations.
 
     Raises
     ------

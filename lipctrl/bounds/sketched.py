@@ -21,8 +21,11 @@ from torch import fx, nn
 
 from lipctrl.activations import activation
 from lipctrl.bounds.eclipse import layer_wise
+from lipctrl.bounds.graph import Network, UnsupportedOperationError
 from lipctrl.bounds.problem import reduce_network
-from lipctrl.bounds.torch_network import evaluation_mode, neuron_spec, read_torch, traced
+from lipctrl.bounds.torch_modules import evaluation_mode
+from lipctrl.bounds.torch_network import neuron_spec, read_torch, traced
+from lipctrl.rules.network import is_affine
 
 
 class _Increments(fx.Interpreter):
@@ -96,8 +99,14 @@ class SketchedLMI(nn.Module):
         self.lipschitz, self.generator = float(lipschitz), generator
         self.in_features = given.in_features
         with torch.no_grad(), evaluation_mode(module):
-            probe = self._run(torch.zeros(1, self.in_features).to(next(module.parameters())), [])
+            probe = self._run(next(module.parameters()).new_zeros(1, self.in_features), [])
         self._heights = [v.shape[-1] for v in probe[0]]
+        nonlinear = [layer for layer in given.layers if not is_affine(layer)]
+        if [len(np.asarray(layer.bias)) for layer in nonlinear] != self._heights:
+            raise UnsupportedOperationError(
+                "the network holds a nonlinearity that the sketch does not replace, such as PReLU or LogSigmoid, "
+                "or one whose result is not used"
+            )
         self._groups = [activation(s).group for s in self._held[2].values()]
         starts = _closed_form(given, self._heights)
         self.log_multipliers = nn.ParameterList(
@@ -152,11 +161,11 @@ class SketchedLMI(nn.Module):
             return torch.clamp(values**2 - 1.0, min=0.0).sum()
 
 
-def _closed_form(given: Any, heights: list[int]) -> list[np.ndarray]:
+def _closed_form(given: Network, heights: list[int]) -> list[np.ndarray]:
     """Return multipliers of ECLipsE-Fast for the weights as they are, scaled to the unit bound of q."""
     reduction = reduce_network(given)
     found = layer_wise(reduction, fast=True)
-    layers = [l for l, layer in enumerate(given.layers, start=1) if layer.activation.name != "identity"]
+    layers = [l for l, layer in enumerate(given.layers, start=1) if not is_affine(layer)]
     full = reduction.multipliers({l: found.rho * lam for l, lam in found.multipliers.items()})
     out = []
     for l, height in zip(layers, heights, strict=True):

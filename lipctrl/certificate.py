@@ -232,7 +232,8 @@ def _headline(node: Certificate) -> str:
     kind = "gain" if node.claim == "lipschitz" else node.claim
     norm = node.norm if node.metric is None else "in the metric P"
     activations = node.params.get("activations", [])
-    inner = sorted({str(a.get("name", "nested")) for a in activations if isinstance(a, dict)})
+    listed = activations if isinstance(activations, list) else []
+    inner = sorted({str(a.get("name", "nested")) for a in listed if isinstance(a, dict)})
     tail = f" [{', '.join(inner)}]" if inner else ""
     return (
         f"{node.rule}{tail} ({node.in_features} → {node.out_features}): "
@@ -294,6 +295,8 @@ def _arrays_from_dict(data: Any, where: str) -> dict[str, np.ndarray]:
             out[name] = np.array([float(v) for v in values], dtype=np.float64).reshape(shape)
         except OverflowError as error:
             raise CertificateFormatError(f"{where}/{name} holds an integer beyond float64") from error
+        except ValueError as error:
+            raise CertificateFormatError(f"{where}/{name} has a shape of absurd size") from error
     return out
 
 
@@ -308,7 +311,10 @@ def _node_from_dict(data: Any, earlier: list[Certificate]) -> Certificate:
     _expect(isinstance(data, dict), f"{where} is not a table")
     _expect(set(data) == _NODE_KEYS, f"{where} has the wrong fields: {sorted(set(data) ^ _NODE_KEYS)}")
     for key in ("rule", "norm", "claim", "digest"):
-        _expect(isinstance(data[key], str) and data[key] != "", f"{where}: {key} is not a word")
+        _expect(
+            isinstance(data[key], str) and data[key].isprintable() and data[key] != "",
+            f"{where}: {key} is not a word",
+        )
     for key in ("in_features", "out_features"):
         _expect(type(data[key]) is int and data[key] >= 1, f"{where}: {key} is not a positive integer")
     _expect(type(data["gain"]) in (int, float), f"{where}: gain is not a number")

@@ -96,7 +96,10 @@ def _failure(node: Certificate, route: str) -> str | None:
             RULES[node.rule].prove(node, ROUTES[route])
     except NotProvedError as error:
         return str(error)
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
+    except (
+        *(LookupError, ValueError, TypeError, AttributeError),
+        *(ArithmeticError, MemoryError, RecursionError),
+    ) as error:
         # Fields of the wrong kind (a stranger's file) are a failed proof, never a crash or a pass.
         return f"malformed: {error!r}"
     return None

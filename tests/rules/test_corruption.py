@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from fractions import Fraction
 
@@ -10,7 +12,7 @@ import pytest
 
 from lipctrl import rules
 from lipctrl.activations import activation
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import Certificate, CertificateFormatError, certificate_from_dict
 from lipctrl.checker import check
 
 SUBSTITUTES = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e-12, 1e12, -1e150, math.nan, math.inf, -math.inf)
@@ -196,3 +198,71 @@ def test_a_forged_part_does_not_lift_the_whole(oracle):
     assert not report.ok
     assert len(report.failures) == 1
     assert report.failures[0].startswith("node 0")
+
+
+def _nested_activation(depth: int) -> dict:
+    table: dict = {"name": "silu"}
+    for _ in range(depth):
+        table = {"name": "averaged", "activation": table}
+    return table
+
+
+@pytest.mark.parametrize(
+    "activations",
+    [
+        *(5, 2.5, "relu", None, {}, [[]], [None], [{"name": "groupsort", "size": 10**30}]),
+        *(
+            [{"name": "leaky_relu", "slope": 10**400}],
+            [{"name": "elu", "alpha": -1.0}],
+            [_nested_activation(700)],
+        ),
+        *([{"name": "clip", "lower": 1.0, "upper": 0.0}], [{"part": 0}], [{"part": True}]),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_activations_of_the_wrong_kind_are_a_failed_proof_that_can_be_printed(specimens, activations):
+    node = specimens["network"]
+    forged = dataclasses.replace(node, params={"activations": activations}, digest="")
+    report = check(forged)
+    assert not report.ok
+    assert str(forged)
+    assert repr(forged)
+    assert str(report)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shape", [10**400, 0]),
+        ("shape", [1] * 100 + [4]),
+        ("shape", [-2, -2]),
+        ("shape", [2.0, 2.0]),
+        ("data", [10**400] * 4),
+        ("data", ["NaN"] * 4),
+        ("data", [True] * 4),
+        ("data", [None] * 4),
+    ],
+)
+def test_arrays_of_absurd_shape_are_no_certificate(specimens, field, value):
+    data = json.loads(json.dumps(specimens["linear"].to_dict()))
+    data["nodes"][0]["weights"]["weight"][field] = value
+    if field == "shape" and value != [-2, -2] and value != [2.0, 2.0] and 0 in value:
+        data["nodes"][0]["weights"]["weight"]["data"] = []
+    with pytest.raises(CertificateFormatError):
+        certificate_from_dict(data)
+
+
+@pytest.mark.parametrize("parts", [[0], [1], [-1], [True], [0.0], "0", None])
+def test_cycles_and_strange_references_are_no_certificate(specimens, parts):
+    data = json.loads(json.dumps(specimens["linear"].to_dict()))
+    data["nodes"][0]["parts"] = parts
+    with pytest.raises(CertificateFormatError):
+        certificate_from_dict(data)
+
+
+@pytest.mark.parametrize("rule", ["", "\ud800", "a\x00b", 7, None, ["linear"]])
+def test_rules_are_words(specimens, rule):
+    data = json.loads(json.dumps(specimens["linear"].to_dict()))
+    data["nodes"][0]["rule"] = rule
+    with pytest.raises(CertificateFormatError):
+        certificate_from_dict(data)

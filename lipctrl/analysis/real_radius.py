@@ -167,7 +167,8 @@ def _covered(system: Realization, level: float) -> bool:
         start = max(left, float(below.max())) if below.size else left
         stop = min(right, float(above.min())) if above.size else right
         start, stop = _sampled(system, g, level, start, middle, stop)
-        width = 1e-9 * max(abs(middle), 1e-300)
+        # A real response at one frequency only shows in a narrow interval.
+        width = 1e-12 * max(abs(middle), 1e-300)
         if start - left > width:
             pending.append((left, start))
         if right - stop > width:

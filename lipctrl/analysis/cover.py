@@ -38,6 +38,8 @@ def cover_gain(form: ModalForm, tolerance: float) -> Cover:
 
 
 class _Search:
+    """Samples, the best of them, and the intervals between; `sup` bounds hold up to the form's slack."""
+
     def __init__(self, form: ModalForm, tolerance: float) -> None:
         self._form, self._tolerance = form, tolerance
         self._rounding = 4.0 * (len(form.poles) + 24 + 4 * sum(form.d.shape)) * UNIT
@@ -48,6 +50,7 @@ class _Search:
     def run(self) -> Cover:
         points = _mesh(self._form.poles)
         values = self._gains(points)
+        points, values = self._focus(points, values)
         far = self._gains(np.array([math.inf]))[0]
         points, values, tail = self._tail(points, values, far)
         a, b, left, right = points[:-1], points[1:], values[:-1], values[1:]
@@ -64,7 +67,7 @@ class _Search:
                 break
             room = np.maximum(target - ends[open_], 0.5 * self._tolerance * self._best)
             parts = _parts(bend[open_] / room)
-            if self._work < 0 or not np.isfinite(left).all():
+            if parts * int(open_.sum()) * len(self._form.poles) > self._work or not np.isfinite(left).all():
                 upper = upper[open_]
                 break
             a, b, left, right = self._split(a[open_], b[open_], left[open_], right[open_], parts)
@@ -91,6 +94,36 @@ class _Search:
             self._best, self._at = float(values[k]), float(points[k])
         return values
 
+    def _focus(self, points: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add samples around the peak, as dense as the proof will need them: near a resonance 1/σ² is a parabola."""
+        k = int(values.argmax())
+        if k + 1 == len(points) or not 0.0 < values[k] < math.inf:
+            return points, values
+        x, y = points[max(k - 1, 0) : k + 2].tolist(), (values[k] / values[max(k - 1, 0) : k + 2]) ** 2
+        if k == 0:
+            x, y = [-x[1], *x], np.array([y[1], y[0], y[1]])
+        first, second = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+        curvature = float(second - first) / (x[2] - x[0])
+        if not curvature > 0.0:
+            return points, values
+        peak = min(max(0.5 * (x[0] + x[1]) - 0.5 * float(first) / curvature, x[0]), x[2])
+        distance = np.abs(1j * peak - self._form.poles)
+        bend = 0.25 * float((self._form.sizes / distance**3).sum()) / float(values[k])
+        growth = 1.0 + min(0.85 * math.sqrt(0.5 * curvature / bend), 2.0)
+        start = 0.5 * math.sqrt(self._tolerance / bend)
+        reach = max(x[2] - peak, peak - x[0])
+        if not (growth > 1.1 and 0.0 < start < reach):
+            return points, values
+        steps = start * growth ** np.arange(math.ceil(math.log(reach / start) / math.log(growth)))
+        more = np.concatenate([peak - steps[::-1], [peak], peak + steps])
+        more = more[(more > max(x[0], 0.0)) & (more < x[2]) & (more != x[1])]
+        if not more.size:
+            return points, values
+        points = np.concatenate([points, more])
+        values = np.concatenate([values, self._gains(more)])
+        order = points.argsort()
+        return points[order], values[order]
+
     def _error(self, at: float) -> float:
         form = self._form
         size = 0.0 if math.isinf(at) else float((form.sizes / np.abs(1j * at - form.poles)).sum())
@@ -102,9 +135,9 @@ class _Search:
         """Return upper bounds on the intervals, the larger sample, and the chord's error."""
         form = self._form
         self._work -= len(a) * len(form.poles)
-        real, imaginary = form.poles.real, form.poles.imag
+        imaginary = np.imag(form.poles)
         nearest = np.minimum(np.maximum(imaginary, a[:, None]), b[:, None]) - imaginary
-        inverse = 1.0 / (nearest * nearest + real * real)
+        inverse = 1.0 / (nearest * nearest + np.square(np.real(form.poles)))
         root = np.sqrt(inverse)
         size = root @ form.sizes
         bend = 0.25 * _INFLATE * np.square(b - a) * ((inverse * root) @ form.sizes)
@@ -157,21 +190,23 @@ def _mesh(poles: np.ndarray) -> np.ndarray:
     size = np.abs(poles)
     low, high = float(size.min()), float(size.max())
     octaves = np.exp2(np.arange(math.floor(math.log2(low)) - 3, math.ceil(math.log2(high)) + 4))
-    upper = poles.imag >= 0.0
-    centers, decay = poles.imag[upper], -poles.real[upper]
+    upper = np.imag(poles) >= 0.0
+    centers, decay = np.imag(poles)[upper], -np.real(poles)[upper]
     reach = size[upper] / decay
     steps = math.ceil(math.log(float(reach.max())) / 1.1) + 1
     offsets = 0.5 * decay[:, None] * reach[:, None] ** np.linspace(0.0, 1.0, steps)
     around = np.concatenate(
         [centers, (centers[:, None] + offsets).ravel(), (centers[:, None] - offsets).ravel()]
     )
-    return np.unique(np.concatenate([[0.0], octaves, around[around > 0.0]]))
+    points = np.concatenate([np.zeros(1), octaves, around[around > 0.0]])
+    points.sort()
+    return points
 
 
 def _norms(response: np.ndarray, threshold: float) -> np.ndarray:
     """Return upper bounds, up to rounding, of the largest singular values: sharp above `threshold`."""
     rows, columns = response.shape[1:]
-    squares = np.square(response.real) + np.square(response.imag)
+    squares = np.square(np.real(response)) + np.square(np.imag(response))
     total = squares.sum(axis=(1, 2))
     if min(rows, columns) == 1:
         return np.sqrt(total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,10 @@ class Realization:
 
     def balanced(self) -> tuple[Realization, np.ndarray]:
         """Return the same system in states x̃ = x/t that equilibrate A, and t (powers of two: no rounding)."""
+        return self._balanced
+
+    @cached_property
+    def _balanced(self) -> tuple[Realization, np.ndarray]:
         if self.states == 0:
             return self, np.ones(0)
         t = equilibrate(self.A)

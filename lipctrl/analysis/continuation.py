@@ -71,6 +71,8 @@ class Path:
     ) -> None:
         self._system, self._quadratic, self._u, self._v = system, quadratic, u, v
         self._band = band
+        # The last parameter sampled, on how many frequencies, and what was found.
+        self._sampled: tuple[float, int, tuple[float, float]] | None = None
         base = quadratic(0.0)
         # Complex coefficients: what happens at -ω is not the mirror image of what happens at ω.
         self._two_sided = any(np.iscomplexobj(m.mid) for m in (base.j, base.l, base.w, system.a))
@@ -114,6 +116,12 @@ class Path:
     def sample(self, at: float) -> tuple[float, float]:
         """Return the smallest value found over frequency and where, refined around the lowest grid point."""
         grid = self._frequencies
+        if self._sampled is not None and self._sampled[0] == at and self._sampled[1] == len(grid):
+            return self._sampled[2]
+        self._sampled = (at, len(grid), self._sample(at, grid))
+        return self._sampled[2]
+
+    def _sample(self, at: float, grid: np.ndarray) -> tuple[float, float]:
         values = self._values(at, grid)
         k = int(np.argmin(values))
         best, where = float(values[k]), float(grid[k])

@@ -187,9 +187,18 @@ def _policy_ends(loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray) -
         d = MidRad.eye(m) + MidRad(delta * chosen)
         return Quadratic(MidRad.eye(p), -ek.H.scaled(delta), d.scaled(ball.radius))
 
+    def scaled_down(delta: float) -> Quadratic:
+        k = (MidRad.eye(p) + MidRad(delta * np.eye(p))).scaled(ball.radius)
+        return Quadratic(MidRad.eye(m), -ek.scaled(delta), k)
+
     dual = replace(t, a=t.a.H, b=t.c.H, c=t.b.H, d=t.d.H)
     up = march(Path(t, upward, e, ek), 1.0, 1.0 / LIMIT)
-    down = march(Path(dual, downward, MidRad.zeros(p, p), ek.H), 0.0, -1.0)
+    if m < p and np.array_equal(chosen, np.eye(m)):
+        # All channels alike: D = kI commutes, and (I - δK₀T)ᴴ(I - δK₀T) ≻ ρ²k²TᴴT is the smaller form.
+        shrinking = Path(t, scaled_down, MidRad.zeros(m, m), ek)
+    else:
+        shrinking = Path(dual, downward, MidRad.zeros(p, p), ek.H)
+    down = march(shrinking, 0.0, -1.0)
     lower = 0.0 if down.end == -1.0 else math.nextafter(1.0 + down.end, math.inf)
     upper = LIMIT if up.end == 1.0 / LIMIT else math.nextafter(1.0 / up.end, 0.0)
     return _Ends(lower, upper, down.frequency, up.frequency)

@@ -87,7 +87,7 @@ def popov_channels(system: Realization) -> tuple[float, np.ndarray, np.ndarray]:
         raise ValueError(
             "the Popov criterion is stated in continuous time; for a discrete plant use zames_falb"
         )
-    if system.D.any() or system.d.rad is not None:
+    if not system.d.is_zero():
         raise ValueError(
             "the plant has direct feed-through; the Popov criterion needs a strictly proper plant"
         )

@@ -12,7 +12,7 @@ from lipctrl.analysis.lmi import require_cvxpy, solved
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.policy_graph import policy_certificate, policy_graph
 from lipctrl.analysis.region import RegionOfAttraction
-from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop, slope_loop
+from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop, prove_well_posed, slope_loop
 from lipctrl.positivity import NotProvedError
 
 
@@ -31,13 +31,9 @@ def structured_gain(plant: Any, policy: Any) -> float:
     system = as_realization(plant)
     as_ball(policy)
     graph = policy_graph(policy_certificate(policy))
-    if system.D.any():
-        raise ValueError(
-            "the plant has direct feed-through; expected D = 0 (use ball_test, whose gain covers it)"
-        )
     loop = slope_loop(system, graph)
-    assert loop is not None
-    return _proved_gain(loop)
+    # None: the algebraic loop through the feed-through is not provably solvable.
+    return math.inf if loop is None else _proved_gain(loop)
 
 
 def regional_gain(region: RegionOfAttraction) -> float:
@@ -91,6 +87,7 @@ def _proved_gain(loop: SlopeLoop) -> float:
         gain = math.sqrt(float(level.value) * (1.0 + slack))
         try:
             prove_loop(loop, found, multipliers, 1.0 if loop.is_discrete else 0.0, gain)
+            prove_well_posed(loop, multipliers)
         except NotProvedError:
             continue
         return gain

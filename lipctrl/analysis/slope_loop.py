@@ -79,16 +79,27 @@ def enclosure(value: MidRad | np.ndarray) -> Enclosure:
     return Enclosure.exact(value)
 
 
-def _times(factor: float, matrix: Enclosure) -> Enclosure:
-    return matrix if factor == 1.0 else Enclosure.exact(np.full((1, 1), factor)).times(matrix)
+def _times(factor: float | tuple[float, float], matrix: Enclosure) -> Enclosure:
+    if factor == 1.0:
+        return matrix
+    low, high = factor if isinstance(factor, tuple) else (factor, factor)
+    middle = 0.5 * low + 0.5 * high
+    radius = max(high - middle, middle - low)
+    radius = np.nextafter(radius, np.inf) if radius > 0.0 else 0.0
+    return Enclosure(np.full((1, 1), middle), np.full((1, 1), radius)).times(matrix)
 
 
 def slope_loop(
-    plant: Realization, graph: PolicyGraph, *, factor: float = 1.0, fixed: np.ndarray | None = None
+    plant: Realization,
+    graph: PolicyGraph,
+    *,
+    factor: float | tuple[float, float] = 1.0,
+    fixed: np.ndarray | None = None,
 ) -> SlopeLoop | None:
     """Close u = K₀y + k(π(y) - K₀y) + r around a plant; None where I - F₀D is not provably invertible.
 
-    `factor` is k and `fixed` is K₀ (zero when None, so that the whole policy is scaled). Positive feedback.
+    `factor` is k, or (low, high): the loop then encloses those of every k between. `fixed` is K₀ (zero when None, so
+    that the whole policy is scaled). Positive feedback.
     """
     f0, f1 = graph.f0, _times(factor, graph.f1)
     if factor != 1.0:
@@ -191,4 +202,40 @@ def prove_loop(
     prove_positive_semidefinite({(0, 0): total}, [total.shape[0]])
 
 
-__all__ = ["SlopeLoop", "enclosure", "loop_matrix", "prove_definite", "prove_loop", "slope_loop", "zeros"]
+def prove_well_posed(loop: SlopeLoop, multipliers: np.ndarray) -> None:
+    """Prove that the channels have one solution at every state and input, or raise NotProvedError.
+
+    v = Cx + Dw + Hr and w = σ(v) have one solution for all σ of the slopes if the multipliers make the form
+    Σ λ_i (w_i - m_i v_i)(w_i - s_i v_i) positive definite in w alone: two solutions would differ by a Δw at which it is
+    not positive, and the map w - σ(v), injective with a uniform margin, is onto.
+    """
+    d = loop.d
+    strictly_lower = np.tril(np.ones(d.shape, dtype=bool), -1)
+    if not (np.abs(d.middle()) + d.radius)[~strictly_lower].any():
+        return  # Solved layer by layer.
+    h = loop.channels
+    alone = replace(
+        loop,
+        a=zeros(0, 0),
+        b=zeros(0, h),
+        c=zeros(h, 0),
+        e=zeros(0, loop.e.shape[1]),
+        y=zeros(loop.y.shape[0], 0),
+    )
+    total = loop_matrix(alone, np.zeros((0, 0)), np.asarray(multipliers, dtype=np.float64), 1.0)
+    floor = np.diag(2.0**-30 * np.abs(np.diag(total.middle())))
+    if not (np.diag(floor) > 0.0).all():
+        raise NotProvedError("a channel has no multiplier, so the algebraic loop is not proved solvable")
+    prove_positive_semidefinite({(0, 0): total - Enclosure.exact(floor)}, [h])
+
+
+__all__ = [
+    "SlopeLoop",
+    "enclosure",
+    "loop_matrix",
+    "prove_definite",
+    "prove_loop",
+    "prove_well_posed",
+    "slope_loop",
+    "zeros",
+]

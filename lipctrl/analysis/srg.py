@@ -5,6 +5,8 @@ The SRG of an operator holds the complex numbers (‖Δy‖/‖Δu‖)e^{±j∠(
 disc on that diameter (Chaffey, Forni & Sepulchre 2023, Theorems 4 and 5). The boundary of -SRG(φ)⁻¹ is a circle
 centred on the real axis or a vertical line, a geodesic of the half-plane model: a hull lies on one side of it exactly
 if the curve does, so that distances to it are proved on the Nyquist curve by level sets, not on the picture.
+With several inputs and outputs |z - c| is at least min σ_min(P(jω) - cI) and at most ‖P - cI‖_∞ for every real c: the
+same level sets bound the graph, and the separation is a proved lower bound.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class ScaledRelativeGraphs:
     the least distance to -SRG(τφ)⁻¹ over τ ∈ (0, 1] (≤ 0 or nan: not proved). `frequency` [rad/s] is where r is
     attained. `gain` = 1/r bounds the incremental gain from a disturbance added to y to the action, when
     certified. `guard` says whether the loop of P with the constant slope (a+b)/2 is proved stable. `omega`, `nyquist`
-    and `hull` (a polygon in the upper half-plane) are samples: a picture, no proof.
+    and `hull` (a polygon in the upper half-plane) are samples: a picture, no proof. With several channels `nyquist`
+    holds the graph's points of random inputs, one row a frequency, and `hull` outlines an intersection of discs that
+    holds it.
     """
 
     verdict: Verdict
@@ -79,31 +83,32 @@ class _Distance:
 
 
 class _Curve:
-    """Proved extreme distances of the Nyquist curve of a stable plant from points of the real axis."""
+    """Proved extreme distances of the graph of a stable square plant from points of the real axis."""
 
     def __init__(self, system: Realization) -> None:
         self.system = system
 
     def _minimum(self, yy: float, yu: float, uu: float) -> tuple[float, float]:
-        """Return a proved minimum over ω of yy|P|² + 2yu·Re P + uu, and where it is attained."""
-        first, second = (MidRad(np.array([[v]])) for v in (yy, yu))
+        """Return a proved minimum over ω of λ_min(yy PᴴP + 2yu He P + uu|uu|I), and where it is attained."""
+        eye = np.eye(self.system.inputs)
+        first, second = (MidRad(v * eye) for v in (yy, yu))
         # The square of a stored number is not a stored number: its rounding is enclosed.
-        square = MidRad(np.array([[abs(uu)]])) @ MidRad(np.array([[uu]]))
+        square = MidRad(abs(uu) * eye) @ MidRad(uu * eye)
         found = popov_minimum(PopovForm(self.system, first, second, square), max(1.0, uu * uu))
         return found.lower, abs(found.frequency)
 
     def nearest(self, point: float) -> _Distance:
-        """Return a lower bound of min |P(jω) - point|."""
+        """Return a lower bound of min σ_min(P(jω) - point)."""
         low, where = self._minimum(1.0, -point, abs(point))
         return _Distance(math.sqrt(max(low, 0.0)) * (1.0 - 1e-15), where)
 
     def farthest(self, point: float) -> _Distance:
-        """Return an upper bound of max |P(jω) - point|."""
+        """Return an upper bound of ‖P - point‖_∞."""
         low, where = self._minimum(-1.0, point, -abs(point))
         return _Distance(math.sqrt(max(-low, 0.0)) * (1.0 + 1e-15), where)
 
     def leftmost(self, sign: float) -> _Distance:
-        """Return a lower bound of min sign·Re P(jω)."""
+        """Return a lower bound of min λ_min(sign·He P(jω))."""
         low, where = self._minimum(0.0, 0.5 * sign, 0.0)
         return _Distance(low, where)
 
@@ -164,22 +169,23 @@ def _separation_for_all_scalings(curve: _Curve, a: float, b: float, first: float
 def scaled_relative_graphs(
     plant: Any, slopes: tuple[float, float], *, omega: Any = None, omega_num: int = 400
 ) -> ScaledRelativeGraphs:
-    """Judge a SISO loop u = -φ(y), slopes of φ in [a, b], by the separation of scaled relative graphs.
+    """Judge a square loop u = -φ(y), slopes of φ in [a, b], by the separation of scaled relative graphs.
 
     Certified (incrementally ℓ₂ stable) when the plant is proved stable and either the SRGs are separated for every
     scaling τφ, τ ∈ (0, 1] (Chaffey, Forni & Sepulchre 2023, Theorem 2), or they are separated at τ = 1 and the loop of
     a constant slope inside [a, b] is proved stable (the Nyquist winding). Separation at τ = 1 alone proves nothing.
-    Continuous and discrete time.
+    Continuous and discrete time. With several channels φ may be any map with ‖Δφ - (a+b)/2·Δy‖ ≤ (b-a)/2·‖Δy‖, diagonal
+    maps included, and the plant's graph enters by proved bounds: the true separation may be larger.
 
     Parameters
     ----------
-    plant : SISO, as `as_realization` takes it; slopes : (a, b), negative feedback.
+    plant : square, as `as_realization` takes it; slopes : (a, b), negative feedback.
     omega : frequencies [rad/s] of the picture; omega_num : how many, when they are chosen automatically.
 
     Raises
     ------
     ValueError
-        For plants that are not SISO or not provably stable (close a nominal loop first), or bad slopes.
+        For plants that are not square or not provably stable (close a nominal loop first), or bad slopes.
 
     Examples
     --------
@@ -191,10 +197,10 @@ def scaled_relative_graphs(
     if not (math.isfinite(a) and math.isfinite(b) and a <= b):
         raise ValueError(f"slopes are {slopes!r}; expected finite a ≤ b of u = -φ(y)")
     system = as_realization(plant)
-    if (system.inputs, system.outputs) != (1, 1):
+    if system.inputs != system.outputs:
         raise ValueError(
-            f"the plant has {system.inputs} inputs and {system.outputs} outputs; the hull of the Nyquist curve is the "
-            "SRG of SISO plants. Use srg_discs for a bound, or structured_test"
+            f"the plant has {system.inputs} inputs and {system.outputs} outputs; a scaled relative graph compares "
+            "signals of one size: expected a square plant, or use structured_test"
         )
     if not internal_stability(system.a, discrete=system.is_discrete).is_stable:
         raise ValueError(
@@ -204,7 +210,7 @@ def scaled_relative_graphs(
     curve = _Curve(system)
     first = _separation(curve, a, b)
     middle = 0.5 * (a + b)
-    guard = nominal_loop(system, [[-middle]]).is_stable
+    guard = nominal_loop(system, -middle * np.eye(system.inputs)).is_stable
     norm = hinf_norm(system).value
     every = _separation_for_all_scalings(curve, a, b, first.value, norm)
     if every > 0.0:
@@ -220,10 +226,36 @@ def scaled_relative_graphs(
     else:
         verdict, reason = Verdict.INCONCLUSIVE, "the graphs are not provably separated at τ = 1"
     points = resonance_grid(system, omega_num) if omega is None else np.asarray(omega, dtype=float)
-    response = np.array([system.response(w)[0, 0] for w in points])
+    if system.inputs == 1:
+        response = np.array([system.response(w)[0, 0] for w in points])
+        hull = _hull(response)
+    else:
+        response, hull = _sampled_graph(system, points), _outline(system, norm)
     return ScaledRelativeGraphs(
-        verdict, reason, (a, b), first.value, every, first.frequency, guard, points, response, _hull(response)
+        verdict, reason, (a, b), first.value, every, first.frequency, guard, points, response, hull
     )
+
+
+def _sampled_graph(system: Realization, points: np.ndarray, count: int = 8) -> np.ndarray:
+    """Return (frequencies, count) points of the graph in the upper half-plane, for random inputs of one frequency."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for omega in points:
+        u = rng.standard_normal((system.inputs, count)) + 1j * rng.standard_normal((system.inputs, count))
+        y = system.response(float(omega)) @ u
+        size = np.linalg.norm(u, axis=0)
+        ratio, along = np.linalg.norm(y, axis=0) / size, np.real((u.conj() * y).sum(axis=0)) / size**2
+        rows.append(along + 1j * np.sqrt(np.maximum(ratio**2 - along**2, 0.0)))
+    return np.array(rows)
+
+
+def _outline(system: Realization, norm: float, count: int = 9) -> np.ndarray:
+    """Return the upper edge of the intersection of discs that hold the graph, as points."""
+    discs = srg_discs(system, norm * np.linspace(-1.0, 1.0, count))
+    left, right = max(c - r for c, r in discs), min(c + r for c, r in discs)
+    x = np.linspace(left, max(left, right), 181)
+    height = np.min([np.sqrt(np.maximum(r**2 - (x - c) ** 2, 0.0)) for c, r in discs], axis=0)
+    return x + 1j * height
 
 
 def _hull(response: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from lipctrl.analysis.loop import BallTest, ball_test
 from lipctrl.analysis.margins import incremental_gain_margin
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
-from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop, slope_loop
+from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop, prove_well_posed, slope_loop
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.positivity import NotProvedError
 
@@ -121,7 +121,17 @@ def _attempt(
     search: Callable[[Any], Contraction | None],
 ) -> Contraction | None:
     loop = slope_loop(system, graph, factor=factor, fixed=fixed)
-    return None if loop is None else search(loop)
+    found = None if loop is None else search(loop)
+    return found if found is not None and _well_posed(loop, found) else None
+
+
+def _well_posed(loop: SlopeLoop | None, found: Contraction) -> bool:
+    """Prove that the algebraic loop through the plant's feed-through has one solution."""
+    try:
+        prove_well_posed(loop, found.multipliers)  # type: ignore[arg-type]
+    except NotProvedError:
+        return False
+    return True
 
 
 def _feasible(loop: Any) -> Contraction | None:
@@ -141,8 +151,8 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     policy : an object with `.certificate()`, a Certificate, or an IncrementalBall (then both tests coincide).
     fastest : also search the fastest contraction that can be proved (about ten times the work).
 
-    With a plant of direct feed-through, well-posedness is taken from the ball: if the ball test finds the
-    algebraic loop ill-posed, no structured claim is made.
+    With a plant of direct feed-through the same multipliers must also prove that the algebraic loop has one solution;
+    if the ball test finds it ill-posed, no structured claim is made.
 
     Raises
     ------
@@ -206,13 +216,27 @@ class _Walk:
     """Extends an interval of gains step by step, each step proved for every k between its ends.
 
     The inequality is affine (continuous time) or concave (discrete time) in k for fixed P and Λ, where the plant has
-    no feed-through: what holds at both ends of a step with the same P and Λ holds between them.
+    no feed-through: what holds at both ends of a step with the same P and Λ holds between them. With feed-through the
+    inequality and the solvability of the algebraic loop are proved for an enclosure of all loops of a step.
     """
 
-    def __init__(self, loop_at: Callable[[float], SlopeLoop | None], tolerance: float) -> None:
-        self.loop_at, self.tolerance = loop_at, tolerance
+    def __init__(self, loop_at: Callable[[Any], SlopeLoop | None], tolerance: float, direct: bool) -> None:
+        self.loop_at, self.tolerance, self.direct = loop_at, tolerance, direct
+
+    def _encloses(self, near: float, far: float) -> bool:
+        middle, every = self.loop_at(0.5 * (near + far)), self.loop_at((min(near, far), max(near, far)))
+        found = None if middle is None else find_contraction(middle, marginal_decay(middle), tight=True)
+        if found is None or every is None or not _well_posed(every, found):
+            return False
+        try:
+            prove_loop(every, found.lyapunov, found.multipliers, found.decay)
+        except NotProvedError:
+            return False
+        return True
 
     def _covers(self, near: float, far: float) -> bool:
+        if self.direct:
+            return self._encloses(near, far)
         loops = [self.loop_at(near), self.loop_at(far)]
         for k in (0, 1):
             found = None if loops[k] is None else _feasible(loops[k])  # type: ignore[arg-type]
@@ -260,7 +284,7 @@ def structured_gain_margin(
     Raises
     ------
     ValueError
-        For an unknown form, bad data, a plant with feed-through, or a loop that is not certified at k = 1.
+        For an unknown form, bad data, or a loop that is not certified at k = 1.
     """
     if form not in ("policy", "residual"):
         raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
@@ -269,11 +293,6 @@ def structured_gain_margin(
             f"limit is {limit} and tolerance {tolerance}; expected limit > 1 and 0 < tolerance < 1"
         )
     system, ball = as_realization(plant), as_ball(policy)
-    if system.D.any():
-        raise ValueError(
-            "the plant has direct feed-through; expected D = 0, where an interval of gains can be proved. Add the "
-            "actuator's dynamics or one sample of delay, or use incremental_gain_margin"
-        )
     test = structured_test(system, policy)
     if test.verdict is not Verdict.CERTIFIED:
         raise ValueError(
@@ -283,12 +302,12 @@ def structured_gain_margin(
     fixed = None if form == "policy" else ball.center
     chosen = next((c for c in candidates if c.scope == test.scope), candidates[-1])
 
-    def loop_at(k: float) -> SlopeLoop | None:
+    def loop_at(k: Any) -> SlopeLoop | None:
         return slope_loop(system, chosen.graph, factor=k, fixed=fixed)
 
     lower, upper = 1.0, 1.0
     if test.method == "structured":
-        walk = _Walk(loop_at, tolerance)
+        walk = _Walk(loop_at, tolerance, not system.d.is_zero())
         lower, upper = walk.run(0.0), walk.run(limit)
     ball_lower, ball_upper = _ball_interval(system, ball, form, limit)
     if test.scope != (SATURATED,) or not ball.scope:

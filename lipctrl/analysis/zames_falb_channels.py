@@ -132,7 +132,7 @@ class ChannelSearch:
         nowhere = np.zeros(0)
         if not found.admissible(odd=self.odd, repeated=self.repeated):
             return nowhere
-        if self.system.D.any() or self.system.d.rad is not None:
+        if not self.system.d.is_zero():
             # One solution at every sample, for every φ of the class.
             weight = MidRad(np.diag(np.diag(found.h)))
             part = weight @ (MidRad(np.eye(self.size) / k) + self.system.d)

@@ -32,6 +32,7 @@ def srg_plot(
 ) -> Axes:
     """Draw SRG(P) with its Nyquist curve, and the boundary of -SRG(τφ)⁻¹ for several scalings τ.
 
+    With several channels the shape is a proved bound of SRG(P), and dots are points of random inputs.
     The loop u = -φ(y) (negative feedback) is proved by separation for *every* τ in (0, 1], or at τ = 1 together with
     the nominal loop; the curves for τ < 1 show what separation at τ = 1 alone leaves open.
 
@@ -44,9 +45,16 @@ def srg_plot(
     ax = axes_or_new(ax, (5.6, 6.0))
     hull = _points(graphs.hull)
     curve = _points(graphs.nyquist)
-    for mirror, name in ((hull, "SRG of P"), (hull.conj(), None)):
+    several = curve.ndim > 1
+    for mirror, name in ((hull, "bound of the SRG of P" if several else "SRG of P"), (hull.conj(), None)):
         ax.fill(mirror.real, mirror.imag, facecolor=SKY, alpha=0.35, edgecolor=CERTIFIED, lw=1.2, label=name)
-    ax.plot(curve.real, np.abs(curve.imag), color=CERTIFIED, lw=2.0, label="Nyquist curve of P")
+    if several:
+        dots = curve.ravel()
+        ax.plot(
+            dots.real, np.abs(dots.imag), ".", color=CERTIFIED, markersize=2, label="pairs of random inputs"
+        )
+    else:
+        ax.plot(curve.real, np.abs(curve.imag), color=CERTIFIED, lw=2.0, label="Nyquist curve of P")
     shown = _points(np.concatenate([hull, hull.conj(), [0.0]]))
     span = max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), 1e-12)
     first = _points([0.0])

@@ -68,7 +68,8 @@ def test_positivity_is_decided_where_it_is_close():
 
 
 @pytest.mark.parametrize(
-    "bad", [control.tf([1.0], [1.0, -1.0]), control.ss(-np.eye(2), np.eye(2), np.ones((1, 2)), np.zeros((1, 2)))]
+    "bad",
+    [control.tf([1.0], [1.0, -1.0]), control.ss(-np.eye(2), np.eye(2), np.ones((1, 2)), np.zeros((1, 2)))],
 )
 def test_refusals_name_the_remedy(bad):
     with pytest.raises(ValueError, match="expected"):
@@ -126,3 +127,27 @@ def test_srg_discs_hold_the_pairs_of_a_multivariable_plant():
             cosine = np.real(np.vdot(u, y)) / np.linalg.norm(u) / np.linalg.norm(y)
             z = ratio * np.exp(1j * np.arccos(np.clip(cosine, -1, 1)))
             assert abs(z - center) <= radius * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("dt", [0, 0.1])
+def test_srg_of_several_channels_agrees_with_one_and_keeps_the_guard(dt):
+    single = control.tf([0.1, 0.05], [1.0, -1.5, 0.6], 0.1) if dt else control.tf([1.0], [1.0, 2.0, 1.0])
+    both = control.append(control.ss(single), control.ss(single))
+    for slopes in ((0.0, 1.5), (-0.2, 0.3), (0.4, 1.2)):
+        one, two = (scaled_relative_graphs(p, slopes, omega_num=20) for p in (single, both))
+        assert two.verdict == one.verdict
+        assert two.separation == pytest.approx(one.separation, rel=1e-5)
+    # Random rotations of the inputs make a coupled plant; its pairs keep the proved distance.
+    rng = np.random.default_rng(0)
+    q, _ = np.linalg.qr(rng.standard_normal((2, 2)))
+    coupled = control.ss(both.A, both.B @ q, both.C, both.D, both.dt)
+    graph = scaled_relative_graphs(coupled, (0.1, 0.4), omega_num=60)
+    edge = graph.forbidden(1.0, points=721)
+    distance = np.abs(graph.nyquist.ravel()[:, None] - edge[None, :]).min()
+    if graph.separation > 0.0:
+        assert distance >= graph.separation * (1 - 1e-3)
+    unstable = control.append(*[control.ss(control.tf([10.0], [1.0, 3.0, 3.0, 1.0]))] * 2)
+    guarded = scaled_relative_graphs(unstable, (2.0, 2.1), omega_num=20)
+    assert guarded.separation > 0.0
+    assert not guarded.guard
+    assert guarded.verdict == "inconclusive"

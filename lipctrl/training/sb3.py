@@ -25,8 +25,17 @@ from lipctrl.policies import LipschitzPolicy, ResidualPolicy
 
 try:
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.torch_layers import MlpExtractor
+    from stable_baselines3.common.vec_env import (
+        VecCheckNan,
+        VecEnvWrapper,
+        VecFrameStack,
+        VecMonitor,
+        VecNormalize,
+        VecVideoRecorder,
+    )
     from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACPolicy
 except ImportError as error:
     raise ImportError(
@@ -36,7 +45,31 @@ except ImportError as error:
 __all__ = ["CertifiedActorCriticPolicy", "CertifiedSACPolicy", "certified_policy"]
 
 # Wrappers that neither scale nor shift: the units that the model sees are those of the environment.
-_HARMLESS = (gymnasium.wrappers.FlattenObservation, gymnasium.wrappers.ClipAction)
+_HARMLESS: tuple[type, ...] = (
+    Monitor,
+    gymnasium.RewardWrapper,
+    gymnasium.wrappers.Autoreset,
+    gymnasium.wrappers.ClipAction,
+    gymnasium.wrappers.FlattenObservation,
+    gymnasium.wrappers.HumanRendering,
+    gymnasium.wrappers.NormalizeReward,
+    gymnasium.wrappers.OrderEnforcing,
+    gymnasium.wrappers.PassiveEnvChecker,
+    gymnasium.wrappers.RecordEpisodeStatistics,
+    gymnasium.wrappers.RecordVideo,
+    gymnasium.wrappers.RenderCollection,
+    gymnasium.wrappers.TimeLimit,
+)
+# What can be asked of environments in other processes, whose wrappers cannot be looked at.
+_SCALING: tuple[type, ...] = (
+    gymnasium.wrappers.NormalizeObservation,
+    gymnasium.wrappers.RescaleAction,
+    gymnasium.wrappers.RescaleObservation,
+    gymnasium.wrappers.TransformAction,
+    gymnasium.wrappers.TransformObservation,
+)
+# A stack of frames is not scaled: the certificate then has as many inputs as the stack, and is about that.
+_HARMLESS_VECTORS: tuple[type, ...] = (VecCheckNan, VecFrameStack, VecMonitor, VecVideoRecorder)
 
 
 def _network(
@@ -166,6 +199,11 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
             "optimizer_kwargs": self.optimizer_kwargs,
         }
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("actor", "critic", "actor_target", "critic_target"):
+            raise _refuse_algorithm(name, "PPO and A2C")
+        return super().__getattr__(name)
+
     def certified(self) -> LipschitzPolicy | ResidualPolicy:
         """Return the map from observations to deterministic actions, sharing the weights of this policy."""
         mean, box = self.action_net, self.action_space
@@ -282,24 +320,37 @@ class CertifiedSACPolicy(SACPolicy):
         kept = {k: v for k, v in inherited.items() if k not in {*dropped, "normalize_images"}}
         return {**kept, **self._certified}
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "actor_target":
+            raise _refuse_algorithm(name, "SAC")
+        return super().__getattr__(name)
+
     def certified(self) -> LipschitzPolicy:
         """Return the map from observations to deterministic actions, sharing the weights of this policy."""
         actor: Any = self.actor
         return LipschitzPolicy(actor.squashed, _scale_of(actor.policy)).to(self.device)
 
 
-def certified_policy(model: BaseAlgorithm) -> LipschitzPolicy | ResidualPolicy:
+def certified_policy(
+    model: BaseAlgorithm, *, trusted: tuple[type, ...] = ()
+) -> LipschitzPolicy | ResidualPolicy:
     """Return the certified map behind a Stable-Baselines3 model: `model.predict(y, deterministic=True)`.
 
     In physical units, action limits included; `.certificate()` proves its gain. The policy shares its weights with
     the model; take `copy.deepcopy` before training on.
 
+    Parameters
+    ----------
+    model : an SB3 model with a policy of this module.
+    trusted : classes of wrappers, of your own for instance, that change no unit of an observation or an action.
+
     Raises
     ------
     ValueError
-        When the model's policy is not certified, or its environment scales observations or actions outside of
-        the policy (`VecNormalize`, `NormalizeObservation`, `RescaleAction` …): that factor would be missing from
-        the gain. A model without an environment (freshly loaded) is taken at its word.
+        When the model's policy is not certified, or its environment may scale observations or actions outside of
+        the policy (`VecNormalize`, `NormalizeObservation`, `RescaleAction`, any wrapper that is neither known nor
+        trusted): that factor would be missing from the gain. A model without an environment (freshly loaded) is taken
+        at its word: pass `env=` to `load` to have it looked at.
 
     Examples
     --------
@@ -314,29 +365,47 @@ def certified_policy(model: BaseAlgorithm) -> LipschitzPolicy | ResidualPolicy:
             f"the model's policy is a {type(policy).__name__}; expected CertifiedActorCriticPolicy (PPO, A2C) or "
             "CertifiedSACPolicy (SAC). For a plain network use lipctrl.certify"
         )
-    _refuse_hidden_factors(model)
+    _refuse_hidden_factors(model, trusted)
     return policy.certified()
 
 
-def _refuse_hidden_factors(model: BaseAlgorithm) -> None:
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None and normalizer.norm_obs:
-        raise ValueError(
-            "the model sees observations scaled by VecNormalize, a factor that the policy does not know; use "
-            "VecNormalize(norm_obs=False) and give the policy observation_scale=… instead"
-        )
-    vectorized = model.get_env()
-    for env in getattr(None if vectorized is None else vectorized.unwrapped, "envs", []):
+def _refuse_hidden_factors(model: BaseAlgorithm, trusted: tuple[type, ...]) -> None:
+    """Raise unless every wrapper between the model and its environment is known to keep the units."""
+    outer: Any = model.get_env()
+    while isinstance(outer, VecEnvWrapper):
+        if isinstance(outer, VecNormalize):
+            if outer.norm_obs:
+                raise ValueError(
+                    "the model sees observations scaled by VecNormalize, a factor that the policy does not know; use "
+                    "VecNormalize(norm_obs=False) and give the policy observation_scale=… instead"
+                )
+        elif not isinstance(outer, (*_HARMLESS_VECTORS, *trusted)):
+            raise _hidden(type(outer))
+        outer = outer.venv
+    if outer is None:
+        return
+    if not hasattr(outer, "envs"):
+        for kind in _SCALING:
+            if not issubclass(kind, trusted) and any(outer.env_is_wrapped(kind)):
+                raise _hidden(kind)
+    for env in getattr(outer, "envs", []):
         layer = env
         while isinstance(layer, gymnasium.Wrapper):
-            scaling = (
-                gymnasium.ObservationWrapper,
-                gymnasium.ActionWrapper,
-                gymnasium.wrappers.NormalizeObservation,
-            )
-            if isinstance(layer, scaling) and not isinstance(layer, _HARMLESS):
-                raise ValueError(
-                    f"the environment is wrapped in {type(layer).__name__}, which may change the units of observations "
-                    "or actions outside of the certificate; train without it and use observation_scale=…"
-                )
+            if not isinstance(layer, (*_HARMLESS, *trusted)):
+                raise _hidden(type(layer))
             layer = layer.env
+
+
+def _hidden(kind: type) -> ValueError:
+    return ValueError(
+        f"the environment is wrapped in {kind.__name__}, which may change the units of observations or actions outside "
+        "of the certificate; train without it and use observation_scale=…, or, if it changes neither, pass "
+        f"trusted=({kind.__name__},)"
+    )
+
+
+def _refuse_algorithm(name: str, wanted: str) -> AttributeError:
+    return AttributeError(
+        f"this policy has no {name!r}: it fits {wanted}. TD3 and DDPG have no certified actor here; "
+        "train with SAC, or certify their plain actor with lipctrl.certify"
+    )

@@ -1,10 +1,9 @@
-"""Closed-loop analysis: H∞ norms against peers, classical plants, structured margins, a region of attraction."""
+"""Closed-loop analysis: classical plants, structured margins, a region of attraction."""
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 

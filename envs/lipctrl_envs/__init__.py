@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lipctrl_envs.pendulum import Pendulum, PendulumSwingUp
     from lipctrl_envs.plant import Plant
     from lipctrl_envs.quadrotor import PlanarQuadrotor
+    from lipctrl_envs.sampled import SampledModel, sample_model
     from lipctrl_envs.satellite import SpinningSatellite
     from lipctrl_envs.signals import Signal
     from lipctrl_envs.single import PlantEnv
@@ -39,6 +40,8 @@ _MODULES = {
     "PlantEnv": "single",
     "TorchVectorEnv": "vector",
     "linearize_gymnasium": "third_party",
+    "SampledModel": "sampled",
+    "sample_model": "sampled",
     **{name: module for name, (module, _) in PLANTS.items()},
 }
 
@@ -53,6 +56,8 @@ __all__ = [
     "plant_class",
     "plant_names",
     "linearize_gymnasium",
+    "SampledModel",
+    "sample_model",
     "Pendulum",
     "PendulumSwingUp",
     "GymPendulum",

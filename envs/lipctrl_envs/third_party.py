@@ -54,7 +54,7 @@ def linearize_gymnasium(
     if hasattr(raw, "linearize"):
         return raw.linearize(state, action)  # pyright: ignore[reportAttributeAccessIssue]
     if hasattr(raw, "model") and hasattr(raw, "data") and hasattr(raw, "frame_skip"):
-        return _MujocoStep(raw, step, tolerance).linearize(state, action, method)
+        return MujocoStep(raw, step, tolerance).linearize(state, action, method)
     from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
     if isinstance(raw, PendulumEnv):
@@ -68,7 +68,18 @@ def linearize_gymnasium(
     )
 
 
-class _MujocoStep:
+def find_step(env: gymnasium.Env[Any, Any], step: float = 1e-6, tolerance: float = 1e-6) -> MujocoStep:
+    """Return the step of an environment as a map that can be called at any state; TypeError where there is none."""
+    raw = env.unwrapped
+    if not (hasattr(raw, "model") and hasattr(raw, "data") and hasattr(raw, "frame_skip")):
+        raise TypeError(
+            f"{type(raw).__name__} is no MuJoCo environment, and its state cannot be set: there is nothing to "
+            "linearise; pass the plant as a control.StateSpace instead"
+        )
+    return MujocoStep(raw, step, tolerance)
+
+
+class MujocoStep:
     """The map (position, velocity, activation, control) -> the same after one environment step."""
 
     def __init__(self, env: Any, step: float, tolerance: float) -> None:
@@ -86,8 +97,7 @@ class _MujocoStep:
             raise ValueError(f"method must be 'auto', 'transition' or 'differences', got {method!r}")
         if method == "transition" and runge_kutta:
             raise ValueError("mjd_transitionFD refuses the RK4 integrator; use method='differences'")
-        u = self._numbers(action, self.nu, "action")
-        point = self._rest(u) if state is None else self._given(state)
+        point, u = self.operating_point(state, action)
         A, B = self._differences(point, u)
         if method == "transition" or (method == "auto" and not runge_kutta):
             A, B = self._transitions(point, u)
@@ -105,6 +115,11 @@ class _MujocoStep:
             name=type(self.env).__name__,
         )
 
+    def operating_point(self, state: Any, action: Any) -> tuple[Point, np.ndarray]:
+        """Return the state and action to linearise at: those given, or the rest position under the action."""
+        u = self._numbers(action, self.nu, "action")
+        return (self._rest(u) if state is None else self._given(state)), u
+
     def _numbers(self, value: Any, size: int, what: str) -> np.ndarray:
         found = np.zeros(size) if value is None else np.asarray(value, dtype=np.float64)
         if found.shape != (size,) or not np.all(np.isfinite(found)):
@@ -120,12 +135,12 @@ class _MujocoStep:
         self.data.qpos[:], self.data.qvel[:], self.data.act[:] = point
         self.data.ctrl[:] = u
 
-    def _moved(self, point: Point, tangent: np.ndarray) -> Point:
+    def moved(self, point: Point, tangent: np.ndarray) -> Point:
         q = point[0].copy()
         self.mujoco.mj_integratePos(self.model, q, tangent[: self.nv], 1.0)
         return q, point[1] + tangent[self.nv : 2 * self.nv], point[2] + tangent[2 * self.nv :]
 
-    def _tangent(
+    def tangent(
         self,
         start: Point,
         end: Point,
@@ -134,7 +149,7 @@ class _MujocoStep:
         self.mujoco.mj_differentiatePos(self.model, dq, 1.0, start[0], end[0])
         return np.concatenate([dq, end[1] - start[1], end[2] - start[2]])
 
-    def _stepped(self, point: Point, u: np.ndarray) -> Point:
+    def advance(self, point: Point, u: np.ndarray) -> Point:
         self._load(point, u)
         self.mujoco.mj_step(self.model, self.data, nstep=self.env.frame_skip)
         return self.data.qpos.copy(), self.data.qvel.copy(), self.data.act.copy()
@@ -142,11 +157,11 @@ class _MujocoStep:
     def _differences(self, point: Point, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (A, B) by centred differences; ValueError where one-sided ones disagree (a kink)."""
         n, h = 2 * self.nv + self.na, self.step_size
-        middle = self._stepped(point, u)
+        middle = self.advance(point, u)
         ahead, behind = [], []
         for e in np.eye(n + self.nu) * h:
-            ahead.append(self._tangent(middle, self._stepped(self._moved(point, e[:n]), u + e[n:])) / h)
-            behind.append(self._tangent(self._stepped(self._moved(point, -e[:n]), u - e[n:]), middle) / h)
+            ahead.append(self.tangent(middle, self.advance(self.moved(point, e[:n]), u + e[n:])) / h)
+            behind.append(self.tangent(self.advance(self.moved(point, -e[:n]), u - e[n:]), middle) / h)
         right, left = np.array(ahead).T, np.array(behind).T
         kinks = np.flatnonzero(np.any(np.abs(right - left) > _KINK * (1.0 + np.abs(right)), axis=0))
         if len(kinks):
@@ -177,12 +192,12 @@ class _MujocoStep:
         point = (np.array(self.env.init_qpos), np.zeros(self.nv), np.zeros(self.na))
         moved = math.inf
         for _ in range(_NEWTON_STEPS):
-            drift = self._tangent(point, self._stepped(point, u))
+            drift = self.tangent(point, self.advance(point, u))
             moved = float(np.abs(drift).max())
             if moved < self.tolerance:
                 return point
             A, _ = self._differences(point, u)
-            point = self._moved(point, np.linalg.lstsq(np.eye(len(A)) - A, drift, rcond=1e-6)[0])
+            point = self.moved(point, np.linalg.lstsq(np.eye(len(A)) - A, drift, rcond=1e-6)[0])
         raise ValueError(
             f"{type(self.env).__name__} does not rest near its initial position under action {u.tolist()} (it still "
             f"moves by {moved:.3g} a step); pass a state and an action, such as a rest position with its torques"
@@ -195,7 +210,7 @@ class _MujocoStep:
         h, columns = self.step_size, []
         try:
             for e in np.eye(2 * self.nv + self.na) * h:
-                ahead, behind = (self._observed(self._moved(point, s * e)) for s in (1.0, -1.0))
+                ahead, behind = (self._observed(self.moved(point, s * e)) for s in (1.0, -1.0))
                 columns.append((ahead - behind) / (2.0 * h))
         finally:
             live.qpos[:], live.qvel[:], live.act[:], live.ctrl[:], live.time = kept

@@ -21,10 +21,16 @@ from lipctrl.certificate import Certificate
 _STRUCTURED_ROWS = 80
 # Channels up to which classical margins are added: each costs norms of its own.
 _CLASSICAL_CHANNELS = 3
+# States up to which the phase margin is added unasked.
+_QUICK_STATES = 10
 
 
 def analyze(
-    plant: Any, policy: Any, *, structured: bool | Literal["auto"] = "auto", margins: bool = True
+    plant: Any,
+    policy: Any,
+    *,
+    structured: bool | Literal["auto"] = "auto",
+    margins: bool | Literal["all"] = True,
 ) -> StabilityReport:
     """Return the stability report of the loop u = π(y) + r: verdict, incremental margins, criteria and scope.
 
@@ -41,7 +47,8 @@ def analyze(
         policy carries its sign.
     structured : whether to try the inequality over the policy's own neurons: "auto" tries it for small
         networks when the ball test does not decide.
-    margins : whether to compute the gain margins with their falsifiers and the classical margins.
+    margins : whether to compute the gain margins with their falsifiers, for small loops the phase margin, and the
+        classical margins; "all" adds the incremental phase, delay and disk margins, which can take seconds.
 
     Raises
     ------
@@ -59,6 +66,8 @@ def analyze(
     """
     if structured not in (True, False, "auto"):
         raise ValueError(f"structured is {structured!r}; expected True, False or 'auto'")
+    if margins not in (True, False, "all"):
+        raise ValueError(f"margins is {margins!r}; expected True, False or 'all'")
     system, described, scope = _read_plant(plant)
     ball = as_ball(policy)
     loop = nominal_loop(system, ball.center)
@@ -86,7 +95,22 @@ def analyze(
         else None,
         stability_radius=_radius(norm.value) if stable else None,
         extras=_classical(loop, ball) if margins else {},
+        **(_turned(system, ball, margins == "all") if certified and margins else {}),
     )
+
+
+def _turned(system: Realization, ball: IncrementalBall, every: bool) -> dict[str, Any]:
+    """Return the incremental phase margin of a small loop, or of any loop with the delay and disk margins."""
+    found: dict[str, Any] = {}
+    if every or system.states <= _QUICK_STATES:
+        module = importlib.import_module("lipctrl.analysis.phase")
+        found["incremental_phase_margin"] = module.incremental_phase_margin(system, ball)
+    if every:
+        delay = importlib.import_module("lipctrl.analysis.delay_margin").incremental_delay_margin
+        disk = importlib.import_module("lipctrl.analysis.incremental_disk").incremental_disk_margin
+        found["incremental_delay_margin"] = delay(system, ball)
+        found["incremental_disk_margin"] = disk(system, ball)
+    return found
 
 
 def _read_plant(plant: Any) -> tuple[Realization, str, tuple[str, ...]]:
@@ -105,6 +129,8 @@ def _read_plant(plant: Any) -> tuple[Realization, str, tuple[str, ...]]:
     limit = getattr(truth, "action_limit", None)
     if limit is not None and np.isfinite(np.asarray(limit, dtype=float)).any():
         scope += ("the environment's own actuator limits are not part of the linear plant",)
+    # A model of a black box says itself how it was found and how far it was off.
+    scope += tuple(getattr(source, "linearization_scope", ()))
     return system, f"{name}, linearised, {_size(system)}", scope
 
 
@@ -164,7 +190,7 @@ def _radius(norm: float) -> float:
 
 
 def _classical(loop: NominalLoop, ball: IncrementalBall) -> dict[str, Any]:
-    """Return the disk margin of the centre's loop, seen at the plant's input."""
+    """Return the classical margins of the centre's loop, seen at the plant's input."""
     if not loop.is_stable or not ball.center.any() or loop.plant.inputs > _CLASSICAL_CHANNELS:
         return {}
     if not math.isfinite(loop.norm().value):
@@ -172,4 +198,14 @@ def _classical(loop: NominalLoop, ball: IncrementalBall) -> dict[str, Any]:
     disk = importlib.import_module("lipctrl.analysis.disk")
     # Broken at the actuator: the loop transfer is -K₀P, in the order (gain)(plant).
     margin = disk.disk_margin(-ball.center, loop.plant)
-    return {"classical disk margin of the linear centre, at the plant's input (non-incremental)": margin}
+    found: dict[str, Any] = {
+        "classical disk margin of the linear centre, at the plant's input (non-incremental)": margin
+    }
+    if loop.plant.inputs == 1:
+        classical = importlib.import_module("lipctrl.analysis.classical").classical_margins(
+            -ball.center, loop.plant
+        )
+        found["classical gain and phase margins of the linear centre (non-incremental, not proved)"] = (
+            classical
+        )
+    return found

@@ -9,12 +9,12 @@ from lipctrl.certificate import Certificate
 
 
 def environment_of(path: Path) -> Any:
-    """Make the environment that a run was trained on, with its options.
+    """Return what a run was trained on, as a plant: its environment, or a sampled linear model of a black box.
 
     Raises
     ------
     ValueError
-        When its dynamics are a black box, so that there is nothing to linearise.
+        When its dynamics are a black box that cannot be linearised.
     """
     import gymnasium
 
@@ -23,17 +23,24 @@ def environment_of(path: Path) -> Any:
     config = load_run(path).config
     options = config["env_options"] if config["trained_on"] == config["env_id"] else {}
     env = gymnasium.make(config["trained_on"], **options)
-    if not hasattr(env.unwrapped, "plant"):
-        env.close()
+    if hasattr(env.unwrapped, "plant"):
+        return env
+    from lipctrl_envs import sample_model
+
+    try:
+        return sample_model(env)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{config['env_id']} is a black box: there is no plant to analyse. Linearise it yourself, for MuJoCo with "
-            "lipctrl_envs.linearize_gymnasium, and call lipctrl.analyze(plant, certificate)"
-        )
-    return env
+            f"{config['env_id']} is a black box without a linear model here: {error}. Linearise it yourself, for "
+            "MuJoCo at a state of your choice with lipctrl_envs.linearize_gymnasium(env, state, action), and call "
+            "lipctrl.analyze(plant, certificate)"
+        ) from error
+    finally:
+        env.close()
 
 
 def loop_of(path: Path) -> tuple[Any, Certificate]:
-    """Return (environment, certificate) of a run folder."""
+    """Return (plant, certificate) of a run folder."""
     from lipctrl.runs import load_run
 
     return environment_of(path), load_run(path).certificate

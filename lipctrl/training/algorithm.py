@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -16,6 +18,32 @@ from lipctrl.training.rollout import Simulator
 
 class TrainingDivergedError(ArithmeticError):
     """A number that training needs became NaN or infinite; no parameter was updated with it."""
+
+
+class Settings:
+    """Settings of an algorithm, a frozen dataclass: counts are whole and positive, rates positive, shares in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        At construction, naming the setting, what it is, and what was expected.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type] (every subclass is a dataclass)
+            value = getattr(self, field.name)
+            if isinstance(field.default, int):
+                fine, wanted = isinstance(value, int) and value >= 1, "a whole number, at least 1"
+            elif field.name == "discount":
+                fine, wanted = 0.0 <= value < 1.0, "a number in [0, 1)"
+            elif field.name in ("trace", "expert_share"):
+                fine, wanted = 0.0 <= value <= 1.0, "a number in [0, 1]"
+            elif field.name.endswith(("rate", "clip")):
+                fine, wanted = 0.0 < value < math.inf, "a positive finite number"
+            else:
+                fine, wanted = 0.0 <= value < math.inf, "a finite number, not negative"
+            if not fine:
+                raise ValueError(f"setting {field.name} is {value!r}; expected {wanted}")
 
 
 class Algorithm(ABC):

@@ -18,6 +18,7 @@ from lipctrl.training.algorithm import (
     Critic,
     Descent,
     ReturnScale,
+    Settings,
     actor,
     require_finite,
 )
@@ -25,7 +26,7 @@ from lipctrl.training.rollout import PlantSimulator, Simulator
 
 
 @dataclass(frozen=True)
-class APGConfig:
+class APGConfig(Settings):
     """Settings of the analytic policy gradient."""
 
     environments: int = 64

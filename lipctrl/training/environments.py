@@ -73,7 +73,8 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         raise ValueError(f"{env_id} does not take the options {options}: {error}") from error
     if env.spec is not None:
         # "lipctrl/CartPole" without a version means the newest; what is recorded says which.
-        env_id = qualified(env.spec.id)
+        module = env_id.rpartition(":")[0]
+        env_id = f"{module}:{env.spec.id}" if module else qualified(env.spec.id)
     try:
         for name, space in (("observation", env.observation_space), ("action", env.action_space)):
             if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lipctrl.training.algorithm import Algorithm, Descent, actor, require_finite
+from lipctrl.training.algorithm import Algorithm, Descent, Settings, actor, require_finite
 from lipctrl.training.experts import Expert, default_expert
 from lipctrl.training.rollout import PlantSimulator, Simulator
 
 
 @dataclass(frozen=True)
-class ImitationConfig:
+class ImitationConfig(Settings):
     """Settings of dataset aggregation."""
 
     environments: int = 64

@@ -19,6 +19,7 @@ from lipctrl.training.algorithm import (
     Critic,
     Descent,
     ReturnScale,
+    Settings,
     actor,
     require_finite,
 )
@@ -26,7 +27,7 @@ from lipctrl.training.rollout import Simulator
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(Settings):
     """Settings of proximal policy optimisation."""
 
     environments: int = 64
@@ -73,6 +74,13 @@ class PPO(Algorithm):
     ) -> None:
         self.policy, self.simulator, self.config = policy, simulator, config
         self.steps_per_iteration = config.environments * config.horizon
+        if self.steps_per_iteration < 2 * config.minibatches:
+            raise ValueError(
+                f"{config.environments} environments of {config.horizon} steps make {self.steps_per_iteration} "
+                f"transitions, too few for {config.minibatches} minibatches of two or more"
+            )
+        if config.exploration == 0.0:
+            raise ValueError("setting exploration is 0; the policy gradient needs noise, a positive number")
         self.exploration = torch.Generator(device=simulator.device).manual_seed(seeds["exploration"])
         self.generator = torch.Generator().manual_seed(seeds["minibatch"])
         features = simulator.observation.shape[-1]

@@ -71,20 +71,28 @@ def learner_of(kind: Any, policy: nn.Module, task: Task, config: Any, seed: int)
 
 
 def seconds_to_solve(
-    advance: Callable[[int], None], policy: Any, limit: int
+    advance: Callable[[int], None], policy: Any, limit: int, every: int = 1
 ) -> tuple[float | None, int, float]:
     """Return (CPU-seconds of training until SOLVED, or None; iterations; last mean return), for any trainer.
 
-    After every iteration the policy is asked for the mean return over 100 unseen episodes of Gymnasium's own
-    environment. That asking is not counted, for us or for a peer.
+    After every `every` iterations the policy is asked for the mean return over 100 unseen episodes: of the batched
+    copy, and where that is solved, of Gymnasium's own environment, whose answer counts. The asking itself is not
+    timed, for us or for a peer.
     """
+    copy = find_task("Pendulum-v1").twin
+    assert copy is not None
     used, last = 0.0, float("-inf")
     for i in range(limit):
         start = time.process_time()
         advance(i)
         used += time.process_time() - start
-        last = evaluate(policy, "Pendulum-v1", episodes=100, seed=1000).mean
-        if last > SOLVED:
+        if (i + 1) % every:
+            continue
+        for asked in (copy, "Pendulum-v1"):
+            last = evaluate(policy, asked, episodes=100, seed=1000).mean
+            if last <= SOLVED:
+                break
+        else:
             return used, i + 1, last
     return None, limit, last
 
@@ -92,11 +100,11 @@ def seconds_to_solve(
 Solved = tuple[float | None, int, float, float]
 
 
-def _ours(kind: Any, config: Any, total: int, seed: int) -> Solved:
+def _ours(kind: Any, config: Any, total: int, seed: int, every: int = 1) -> Solved:
     task = find_task("Pendulum-v1")
     policy = design_policy(task, lipschitz=10.0, depth=4, seed=seed).policy
     learner = learner_of(kind, policy, task, config, seed)
-    found = seconds_to_solve(lambda i: learner.iterate(i / total) and None, policy, total)
+    found = seconds_to_solve(lambda i: learner.iterate(i / total) and None, policy, total, every)
     return *found, policy.certificate().gain
 
 
@@ -128,9 +136,9 @@ def _stable_baselines(rollouts: int, seed: int) -> Solved:
     return *found, float("nan")
 
 
-SWING_UP = APGConfig(environments=256, horizon=24, discount=0.97, policy_rate=3e-3, value_width=128)
+SWING_UP = APGConfig(environments=256, horizon=16, discount=0.95, exploration=0.5)
 # No setting was chosen by looking at these seeds.
-SEEDS = (11, 12, 13, 14, 15)
+SEEDS = (11, 12, 13)
 
 
 def pendulum_time_to_solve(fast: bool) -> Rows:
@@ -139,7 +147,7 @@ def pendulum_time_to_solve(fast: bool) -> Rows:
     routes: dict[str, Callable[[int], Solved]] = {
         "SB3 PPO, rl-zoo settings (plain MLP)": lambda s: _stable_baselines(1 if fast else 30, s),
         "PPO (certified)": lambda s: _ours(PPO, PPOConfig(), 2 if fast else 30, s),
-        "APG from scratch (certified)": lambda s: _ours(APG, SWING_UP, 2 if fast else 60, s),
+        "APG from scratch (certified)": lambda s: _ours(APG, SWING_UP, 4 if fast else 150, s, 4),
         "imitation (certified)": lambda s: _ours(
             Imitation, ImitationConfig(updates=60), 2 if fast else 20, s
         ),

@@ -152,6 +152,48 @@ def test_analyze_prints_the_verdict_and_writes_the_page(run_cli, trained, tmp_pa
     assert json.loads(numbers.read_text())
 
 
+def test_analyze_of_a_black_box_says_that_its_model_was_sampled(run_cli, tmp_path):
+    pytest.importorskip("mujoco")
+    out = tmp_path / "run"
+    small = ("--set", "environments=2", "--set", "horizon=4", "--width", "8", "--depth", "1", "--steps", "8")
+    assert run_cli("train", "InvertedPendulum-v5", *small, "--out", out)[0] == 0
+    code, said, _ = run_cli("analyze", out)
+    assert code == 1
+    assert "InvertedPendulumEnv, linearised, 4 states" in said
+    assert "sampled, not certified" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Pendulum-v1", "--set", "environments=0"), "setting environments is 0; expected a whole number"),
+        (("Pendulum-v1", "--set", "rate=-1"), "setting rate is -1.0; expected a positive finite number"),
+        (("Pendulum-v1", "--set", "discount=1"), "setting discount is 1.0"),
+        (("Pendulum-v1", "--set", "minibatches=4096"), "too few for 4096 minibatches"),
+        (("Pendulum-v1", "--device", "cuda:77"), "device is 'cuda:77', which cannot be used here"),
+        (("CartPole-v1",), "action space Discrete(2)"),
+        (("Blackjack-v1",), "observation space Tuple"),
+        (("lipctrl/CartPol-v0",), "Did you mean: `CartPole`?"),
+        (("lipctrl/CartPole-v7",), "provides versioned environments"),
+    ],
+)
+def test_what_cannot_be_trained_ends_in_one_line(run_cli, tmp_path, arguments, message):
+    code, said, err = run_cli("train", *arguments, "--algorithm", "ppo", "--out", tmp_path / "run")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in said + err
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_spelling_of_an_environment_is_the_same_task():
+    from lipctrl.training import find_task
+
+    for name in ("lipctrl_envs/Pendulum-v0", "lipctrl_envs:lipctrl/Pendulum-v0"):
+        assert find_task(name).env_id == "lipctrl_envs:lipctrl/Pendulum-v0"
+    with pytest.warns(UserWarning, match="Using the latest versioned environment"):
+        assert find_task("lipctrl/Pendulum").env_id == "lipctrl_envs:lipctrl/Pendulum-v0"
+
+
 def test_plot_writes_a_picture_and_lists_the_kinds(run_cli, trained, tmp_path):
     out, _ = trained
     path = tmp_path / "curve.png"

@@ -6,7 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from lipctrl_envs import GymPendulum, linearize_gymnasium
+from lipctrl_envs import GymPendulum, linearize_gymnasium, sample_model
+from lipctrl_envs.third_party import find_step
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -110,3 +111,32 @@ def test_states_that_do_not_fit_are_refused(inverted):
         linearize_gymnasium(inverted, state=np.zeros(3))
     with pytest.raises(ValueError, match="method"):
         linearize_gymnasium(inverted, method="guess")
+
+
+def test_a_sampled_model_states_an_error_that_grows_with_the_deviation():
+    env = gymnasium.make("InvertedPendulum-v5")
+    near, far = (sample_model(env, radius=r, samples=50) for r in (1e-3, 0.3))
+    assert 0.0 < near.error < 0.1 * far.error
+    assert near.linearize().noutputs == 4
+    assert "sampled, not certified" in near.linearization_scope[0]
+    # At a deviation of our own, the linear model is off by what was stated, to the order of magnitude.
+    step = find_step(env)
+    point, u = step.operating_point(None, None)
+    d = np.array([0.0, 0.2, 0.0, 0.0])
+    moved = step.tangent(step.advance(point, u), step.advance(step.moved(point, d), u))
+    miss = np.linalg.norm(moved - far.linearize().A @ d) / np.linalg.norm(d)
+    assert 0.01 * far.error < miss < 2.0 * far.error
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: gymnasium.make("MountainCarContinuous-v0"), TypeError, "no MuJoCo environment"),
+        (lambda: gymnasium.make("Hopper-v5"), ValueError, "not differentiable here"),
+    ],
+)
+def test_black_boxes_without_a_model_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        sample_model(make())
+    with pytest.raises(ValueError, match="radius is 0"):
+        sample_model(make(), radius=0.0)

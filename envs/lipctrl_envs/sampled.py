@@ -1,0 +1,99 @@
+"""A linear model of an environment we did not write, with its error as it was sampled: stated, not certified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lipctrl_envs.third_party import find_step
+
+if TYPE_CHECKING:
+    import control
+    import gymnasium
+
+
+@dataclass(frozen=True)
+class SampledModel:
+    """x⁺ ≈ A x + B u, y = C x about a rest of an environment, and the worst relative error that was seen.
+
+    `error` = max ‖f(x, u) - A x - B u‖ / ‖(x, u)‖ over `samples` random deviations (x, u) no longer than `radius`.
+    The true maximum is at least that; how much larger it is, nobody knows.
+
+    It offers `linearize()` and `linearization_scope`, so that `lipctrl.analyze` takes it as a plant and repeats in its
+    scope what the verdict does not cover.
+    """
+
+    name: str
+    system: control.StateSpace = field(repr=False)
+    error: float
+    radius: float
+    samples: int
+
+    def linearize(self) -> control.StateSpace:
+        """Return the linear model, from raw actions to raw observations, discrete at the environment's dt."""
+        return self.system
+
+    @property
+    def linearization_scope(self) -> tuple[str, ...]:
+        """Return what an analysis of the linear model leaves out, one sentence each."""
+        return (
+            "the model was found by finite differences; its error is sampled, not certified: up to "
+            f"{self.error:.3g} of the deviation in {self.samples} samples within {self.radius:g}",
+            "the environment's own actuator limits are not part of the linear plant",
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}, linear model with error ≥ {self.error:.3g}·‖(Δx, Δu)‖ within {self.radius:g} "
+            f"({self.samples} samples, sampled and not certified)"
+        )
+
+
+def sample_model(
+    env: gymnasium.Env[Any, Any],
+    state: Any = None,
+    action: Any = None,
+    *,
+    radius: float = 0.01,
+    samples: int = 200,
+    seed: int = 0,
+) -> SampledModel:
+    """Return the linearisation of a black box at rest together with its sampled error.
+
+    For MuJoCo environments. State and action as in `linearize_gymnasium`.
+
+    Parameters
+    ----------
+    radius : length of the deviations (state in its tangent space, action), in the environment's own units.
+    samples : random deviations at which the linear model is compared with a step of the environment.
+    seed : of the deviations.
+
+    Raises
+    ------
+    TypeError : an environment whose state cannot be set.
+    ValueError : no rest position found, or a kink of the dynamics there; radius or samples not positive.
+
+    Examples
+    --------
+    >>> import gymnasium
+    >>> model = sample_model(gymnasium.make("InvertedPendulum-v5"))
+    >>> model.linearize().nstates, 0.0 < model.error < 0.01
+    (4, True)
+    """
+    if not (radius > 0.0 and samples >= 1):
+        raise ValueError(f"radius is {radius} and samples {samples}; expected positive numbers")
+    step = find_step(env)
+    system = step.linearize(state, action, "auto")
+    point, u = step.operating_point(state, action)
+    rng = np.random.default_rng(seed)
+    joint = np.hstack([system.A, system.B])
+    n, worst = system.nstates, 0.0
+    rest = step.advance(point, u)
+    for _ in range(samples):
+        d = rng.standard_normal(joint.shape[1])
+        d *= radius * rng.random() ** (1.0 / len(d)) / np.linalg.norm(d)
+        miss = step.tangent(rest, step.advance(step.moved(point, d[:n]), u + d[n:])) - joint @ d
+        worst = max(worst, float(np.linalg.norm(miss) / np.linalg.norm(d)))
+    return SampledModel(type(env.unwrapped).__name__, system, worst, radius, samples)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lipctrl.analysis.hinf import bounded_norm
 from lipctrl.analysis.loop import BallTest, close_loop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
@@ -151,9 +152,11 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
     """Return the largest b for which the circle criterion certifies slopes [lower, b], u = -φ(y).
 
     The value is certified itself (`circle_criterion(sys, (lower, b))` says so) and below the exact one by about
-    1e-8 relative, where rounding allows. `inf`: every finite b is certified. `lower` itself: not even the
-    constant slope `lower` stabilises, nothing is certified. The certified slopes [lower, b] grow with b, so the
-    set of b is an interval that starts at `lower`; for an unstable plant choose a stabilising `lower`.
+    1e-8 relative, where rounding allows. `inf`: every finite b is certified; where the real part of the loop
+    with slope `lower` touches zero, as that of s/(s+1) does, a large finite number stands for it. `lower`
+    itself: not even the constant slope `lower` stabilises, nothing is certified. The certified slopes [lower, b]
+    grow with b, so the set of b is an interval that starts at `lower`; for an unstable plant choose a
+    stabilising `lower`.
     `lower="symmetric"` asks for slopes [-b, b], hence b = 1/‖sys‖_∞ (0 for an unstable plant).
 
     Parameters
@@ -183,17 +186,30 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
         return _shrunk(plant, 0.0, math.nextafter(1.0 / norm, 0.0), symmetric=True)
     low = _number(lower, "lower")
     shifted = close_loop(plant, MidRad(-low * eye))
-    if shifted is None or not internal_stability(shifted.a, discrete=shifted.is_discrete).is_stable:
+    if shifted is None:
+        return low
+    spectrum = internal_stability(shifted.a, discrete=shifted.is_discrete)
+    if not spectrum.is_stable:
         return low
     half = PopovForm(shifted, MidRad.zeros(*eye.shape), MidRad(0.5 * eye), MidRad.zeros(*eye.shape))
     if is_positive_real(half):
         return math.inf
     lowest = popov_minimum(half, 0.0, tightest=1e-9, loosest=1e-1).lower
-    if not math.isfinite(lowest):
-        return low
     if lowest >= 0.0:
         return math.inf
-    return _shrunk(plant, low, low + 1.0 / -lowest, symmetric=False)
+    if math.isfinite(lowest):
+        return _shrunk(plant, low, low + 1.0 / -lowest, symmetric=False)
+    # Where He T touches zero, as that of s/(s+1), there is no relative accuracy: bound it on the scale of ‖T‖.
+    size = bounded_norm(shifted, spectrum).value
+    if size == 0.0:
+        return math.inf
+    for accuracy in (1e-6, 1e-3):
+        lowest = popov_minimum(half, size, tightest=accuracy, loosest=accuracy).lower
+        if math.isfinite(lowest) and lowest < 0.0:
+            slope = _shrunk(plant, low, low + 1.0 / -lowest, symmetric=False)
+            if slope > low:
+                return slope
+    return low
 
 
 def _shrunk(plant: Realization, low: float, high: float, *, symmetric: bool) -> float:

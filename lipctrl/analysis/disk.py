@@ -117,7 +117,10 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     >>> print(round(margin.alpha, 3), [round(g, 2) for g in margin.gain_margin])
     0.458 [0.63, 1.59]
     """
-    skew = float(skew)
+    try:
+        skew = float(skew)
+    except (TypeError, ValueError):
+        raise ValueError(f"skew is {skew!r}; expected a finite number (0 is balanced)") from None
     if not math.isfinite(skew):
         raise ValueError(f"skew is {skew}; expected a finite number (0 is balanced)")
     loop = series(as_realization(sys, "sys"), as_realization(gain, "gain"))

@@ -16,6 +16,12 @@ from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stabil
 from lipctrl.analysis.verdict import Verdict
 
 
+_REDUNDANT = (
+    "; the plant was assembled entry by entry, so an unstable pole that entries share is held in several copies, of "
+    "which feedback reaches one: give a minimal state-space model, control.minreal(control.ss(plant))"
+)
+
+
 @dataclass(frozen=True)
 class NominalLoop:
     """T = P(I - K₀P)⁻¹, from a signal added to the plant's input to the plant's output; u = K₀y + r.
@@ -55,7 +61,7 @@ def nominal_loop(plant: Any, center: Any) -> NominalLoop:
         For bad plant data or a centre of the wrong shape.
     """
     system = as_realization(plant)
-    k0 = np.atleast_2d(np.asarray(center, dtype=np.float64))
+    k0 = real_gain(center)
     if k0.shape != (system.inputs, system.outputs):
         raise ValueError(
             f"the policy maps {k0.shape[1]} observations to {k0.shape[0]} actions, the plant has "
@@ -68,6 +74,20 @@ def nominal_loop(plant: Any, center: Any) -> NominalLoop:
     if closed is None:
         return NominalLoop(system, k0, None, None)
     return NominalLoop(system, k0, closed, internal_stability(closed.a, discrete=closed.is_discrete))
+
+
+def real_gain(gain: Any) -> np.ndarray:
+    """Return a constant gain as a real matrix, or say that it is none."""
+    values = np.asarray(gain) if isinstance(gain, np.ndarray) else gain
+    try:
+        if np.iscomplexobj(values):
+            raise TypeError
+        return np.atleast_2d(np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"the gain is {gain!r}; expected a real (inputs, outputs) array. Close the loop of a dynamic controller "
+            "first (control.feedback) and pass the result as the plant"
+        ) from None
 
 
 def close_loop(system: Realization, gain: MidRad) -> Realization | None:
@@ -151,7 +171,8 @@ def judge(loop: NominalLoop, radius: float) -> BallTest:
             "plant's feed-through has no unique solution",
         )
     if loop.spectrum.stability is Stability.UNSTABLE:
-        return result(Verdict.NOMINALLY_UNSTABLE, f"in the nominal loop {norm.note}")
+        remedy = _REDUNDANT if loop.plant.redundant else ""
+        return result(Verdict.NOMINALLY_UNSTABLE, f"in the nominal loop {norm.note}{remedy}")
     if radius > 0.0 and not radius * loop.system.d.norm_bound() < 1.0:
         return result(
             Verdict.ILL_POSED,

@@ -27,6 +27,8 @@ class Realization:
     sample_time: float
     timebase: str
     static: bool = False
+    # Whether modes may appear more often than the input-output map needs: a transfer matrix realised by entries.
+    redundant: bool = False
 
     @property
     def A(self) -> np.ndarray:
@@ -105,8 +107,9 @@ def as_realization(plant: Any, name: str = "plant") -> Realization:
     name : how messages call the plant.
 
     A transfer function is realised with the poles that its denominators have, cancelled or not. Entries of a
-    column (or row) share states where their denominators divide one another. A model with several inputs and
-    outputs whose entries merely share some unstable poles needs a state-space model from the user.
+    column (or row) share the poles that their denominators have in common, to about 1e-12. Poles shared across
+    rows and columns are not merged, which takes a decision of rank; if such a pole is unstable, no feedback
+    reaches its copies, and the verdict asks for a minimal state-space model.
 
     Raises
     ------
@@ -127,6 +130,8 @@ def as_realization(plant: Any, name: str = "plant") -> Realization:
     if _is_system(plant):
         return _from_system(plant, name)
     try:
+        if np.iscomplexobj(plant):
+            raise TypeError  # numpy would drop the imaginary part of an array
         # None would become NaN.
         gain = np.asarray("" if plant is None else plant, dtype=np.float64)
     except (TypeError, ValueError):
@@ -206,7 +211,9 @@ def _from_system(plant: Any, name: str) -> Realization:
         return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
     if hasattr(plant, "num") and hasattr(plant, "den"):
         a, b, c, d = _realize_transfer_matrix(plant.num, plant.den, name)
-        return Realization(a, b, c, d, sample_time, timebase, static=a.shape[0] == 0 and plant.dt is None)
+        static = a.shape[0] == 0 and plant.dt is None
+        redundant = min(plant.ninputs, plant.noutputs) > 1
+        return Realization(a, b, c, d, sample_time, timebase, static=static, redundant=redundant)
     raise ValueError(
         f"{name} is a {type(plant).__name__}, which has no finite linear realisation; expected "
         "control.StateSpace or control.TransferFunction. Linearise a nonlinear system "
@@ -262,12 +269,28 @@ def _divides(divisor: np.ndarray, polynomial: np.ndarray) -> bool:
 
 
 def _common(denominators: list[np.ndarray]) -> np.ndarray:
-    """Return a common multiple; the least one where the denominators divide one another."""
+    """Return a common multiple that has shared roots once; the least one where they can be told apart."""
     multiple = np.ones(1)
     for polynomial in sorted(denominators, key=len, reverse=True):
         if not _divides(polynomial, multiple):
-            multiple = polynomial if _divides(multiple, polynomial) else np.convolve(multiple, polynomial)
+            multiple = polynomial if _divides(multiple, polynomial) else _joined(multiple, polynomial)
     return multiple
+
+
+def _joined(multiple: np.ndarray, polynomial: np.ndarray) -> np.ndarray:
+    """Return a common multiple of two polynomials: without their shared roots twice, if both then divide it."""
+    held = list(np.roots(multiple))
+    new = []
+    for root in np.roots(polynomial):
+        gaps = [abs(root - other) for other in held]
+        if gaps and min(gaps) <= 1e-7 * max(abs(root), 1e-300):
+            held.pop(int(np.argmin(gaps)))
+        else:
+            new.append(root)
+    factor = np.poly(new) if new else np.ones(1)
+    joined = np.convolve(multiple, np.real(factor))
+    whole = np.isrealobj(factor) and _divides(polynomial, joined)
+    return joined if whole else np.convolve(multiple, polynomial)
 
 
 def _controllable(
@@ -329,7 +352,8 @@ def _from_nested(rows: Any, name: str) -> Realization:
     d = block([[cell.d for cell in row] for row in cells])
     static = all(cell.static for cell in flat)
     a, b, c = (block(parts[key]) for key in ("a", "b", "c"))
-    return Realization(a, b, c, d, sample_time, timebase, static=static)
+    redundant = any(cell.redundant for cell in flat) or sum(cell.states > 0 for cell in flat) > 1
+    return Realization(a, b, c, d, sample_time, timebase, static=static, redundant=redundant)
 
 
 def _zeros(rows: int, columns: int) -> MidRad:

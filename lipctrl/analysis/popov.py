@@ -314,8 +314,9 @@ def popov_minimum(
     best = form.lowest(where)
     gap = tightest if sweep is None else max(tightest, _attainable_gap(form, sweep, where))
     failed, samples = 0.0, 0
-    while gap <= loosest and math.isfinite(best):
-        depth = gap * (scale or abs(best) or 1e-300)
+    # A minimum of exactly zero has no magnitude: only a scale helps.
+    while gap <= loosest and math.isfinite(best) and (scale or best != 0.0):
+        depth = gap * (scale or abs(best))
         test = level_test(form, best - depth)
         if test.proved:
             return PopovMinimum(_tighten(form, best, failed, depth), best, where)

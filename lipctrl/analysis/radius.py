@@ -9,7 +9,7 @@ import numpy as np
 
 from lipctrl.analysis.destabilize import Destabilization, policy_destabilization
 from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole, worst_matrix
-from lipctrl.analysis.loop import NominalLoop, nominal_loop
+from lipctrl.analysis.loop import NominalLoop, nominal_loop, real_gain
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm
@@ -48,7 +48,7 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
     if field not in ("complex", "real"):
         raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
     plant = as_realization(sys, "sys")
-    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else np.atleast_2d(np.asarray(gain, float))
+    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else real_gain(gain)
     loop = nominal_loop(plant, -k)
     norm = loop.norm()
     if not math.isfinite(norm.value) or loop.system is None:
@@ -85,7 +85,7 @@ def worst_deviation(
     if field not in ("complex", "real"):
         raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
     plant = as_realization(sys, "sys")
-    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else np.atleast_2d(np.asarray(gain, float))
+    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else real_gain(gain)
     loop = nominal_loop(plant, -k)
     norm = loop.norm()
     if not math.isfinite(norm.value) or loop.system is None:

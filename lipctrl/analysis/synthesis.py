@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 
-from lipctrl.analysis.loop import nominal_loop
+from lipctrl.analysis.loop import nominal_loop, real_gain
 from lipctrl.analysis.plant import Realization, as_realization
 
 
@@ -27,7 +27,7 @@ def max_lipschitz(plant: Any, gain: Any) -> float:
     >>> round(max_lipschitz(control.tf([1], [1, -1]), [[3.0]]), 6)
     2.0
     """
-    k = np.atleast_2d(np.asarray(gain, dtype=np.float64))
+    k = real_gain(gain)
     norm = nominal_loop(plant, -k).norm().value
     if not math.isfinite(norm):
         return 0.0
@@ -164,7 +164,7 @@ def best_gain(
             )
         begin = max(small, key=lambda c: c.lipschitz)
     else:
-        k = np.atleast_2d(np.asarray(start, dtype=float))
+        k = real_gain(start)
         limit = 10.0 * float(np.linalg.norm(k, 2)) if max_gain is None else max_gain
         begin = GainChoice(k, max_lipschitz(system, k), math.nan, "given")
     if begin.lipschitz <= 0.0:

@@ -45,10 +45,16 @@ def read_safetensors(path: Path, activation: Any) -> Network:
     ------
     UnsupportedOperationError
         For a tensor that is neither a matrix `.weight` nor its `.bias`.
+    ValueError
+        For a file that is not in this format.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
     stems = []
     for name, value in tensors.items():
         stem, _, leaf = name.rpartition(".")
@@ -87,13 +93,20 @@ def read_onnx(path: Path) -> Network:
     ------
     UnsupportedOperationError
         For an operator without a rule, by name.
+    ValueError
+        For a file that is not an ONNX model.
     ImportError
         When `onnx` is not installed (extra "onnx").
     """
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(str(path))
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # protobuf's DecodeError has no public name that lasts
+        raise ValueError(f"{path} is not an ONNX model: {error}") from error
     graph = model.graph
     values: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in values]

@@ -109,7 +109,7 @@ def train(
 
 @app.command()
 def certify(
-    source: Annotated[Path, typer.Argument(help="A run folder, or a model file (.onnx, .pt).")],
+    source: Annotated[Path, typer.Argument(help="A run folder, or a model file (.onnx, .safetensors).")],
     method: Annotated[
         str, typer.Option(help="Bound for model files: auto, product, lipsdp, eclipse …")
     ] = "auto",

@@ -51,7 +51,7 @@ class _Search:
         points = _mesh(self._form.poles)
         values = self._gains(points)
         points, values = self._focus(points, values)
-        far = self._gains(np.array([math.inf]))[0]
+        far = float(self._gains(np.array([math.inf]))[0]) if self._form.d.any() else 0.0
         points, values, tail = self._tail(points, values, far)
         a, b, left, right = points[:-1], points[1:], values[:-1], values[1:]
         done = tail

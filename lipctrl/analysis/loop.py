@@ -15,7 +15,6 @@ from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stability
 from lipctrl.analysis.verdict import Verdict
 
-
 _REDUNDANT = (
     "; the plant was assembled entry by entry, so an unstable pole that entries share is held in several copies, of "
     "which feedback reaches one: give a minimal state-space model, control.minreal(control.ss(plant))"

@@ -9,7 +9,7 @@ import control
 import numpy as np
 import pytest
 
-from lipctrl.analysis import as_realization
+from lipctrl.analysis import IncrementalBall, Verdict, as_realization, ball_test
 from tests.analysis.linear.systems import random_system
 
 
@@ -65,6 +65,28 @@ def test_entries_share_the_modes_of_their_column_or_row():
     assert as_realization(cart).states == 4
     two_inputs = control.tf([[[1], [3]]], [[[1, -1], [1, -1]]])
     assert as_realization(two_inputs).states == 1
+
+
+@pytest.mark.parametrize("pole", [1.0, 0.3, -0.7])
+def test_entries_share_poles_that_neither_denominator_exhausts(pole):
+    first, second = np.poly([pole, -2.0]), np.poly([pole, -3.0, -4.0])
+    column = as_realization(control.tf([[[1.0]], [[1.0, 5.0]]], [[first], [second]]))
+    assert column.states == 4
+    assert not column.redundant
+    value = column.response(0.8)[:, 0]
+    exact = [1.0 / np.polyval(first, 0.8j), (0.8j + 5.0) / np.polyval(second, 0.8j)]
+    assert value == pytest.approx(np.array(exact), rel=1e-10)
+    double = control.tf([[[1.0]], [[1.0]]], [[np.poly([pole, pole, -2.0])], [np.poly([pole, -3.0])]])
+    assert as_realization(double).states in (4, 5)
+
+
+def test_an_unstable_pole_held_twice_is_called_by_its_remedy():
+    # Both inputs excite one unstable mode; entry by entry it takes two states.
+    entry, lag = [1.0, -1.0], [1.0, 3.0]
+    plant = control.tf([[[1.0], [1.0]], [[1.0], [1.0]]], [[entry, entry], [lag, entry]])
+    test = ball_test(plant, IncrementalBall([[-3.0, 0.0], [0.0, 0.0]], 0.1))
+    assert test.verdict is Verdict.NOMINALLY_UNSTABLE
+    assert "minimal state-space model" in test.reason
 
 
 @pytest.mark.parametrize("dt", [0, 0.2])

@@ -16,6 +16,8 @@ _MODULES = {
     "sigma": ("sigma_plot",),
     "srg": ("srg_plot",),
     "margins": ("GainSweep", "gain_sweep", "gain_sweep_plot"),
+    "margin_intervals": ("margin_intervals_plot",),
+    "trade_off": ("trade_off_plot",),
     "margin_simulation": ("margin_simulation_plot",),
     "poles": ("PoleSpread", "pole_spread", "pole_spread_plot"),
     "parameter_map": ("RobustnessMap", "robustness_map", "robustness_map_plot"),

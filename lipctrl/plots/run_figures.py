@@ -124,6 +124,51 @@ def margins(run: Any) -> Axes:
     return gain_sweep_plot(gain_sweep(_plant(run).linearize(), run.certificate))
 
 
+@_figure("structured-margins", "gain margins from the policy's own neurons around those of the ball")
+def structured_margins(run: Any) -> Axes:
+    """Draw both forms of the structured gain margin over those of the ball."""
+    from lipctrl.analysis import structured_gain_margin
+    from lipctrl.plots.margin_intervals import margin_intervals_plot
+
+    plant = _plant(run).linearize()
+    forms = {"whole policy": "policy", "residual": "residual"}
+    return margin_intervals_plot(
+        {
+            name: structured_gain_margin(plant, run.certificate, form, limit=20.0, tolerance=2e-2)
+            for name, form in forms.items()
+        }
+    )
+
+
+@_figure(
+    "region", "ellipsoidal region of attraction of the nonlinear plant, with simulations from its boundary"
+)
+def region(run: Any) -> Axes:
+    """Draw the region of attraction of the plant's Lur'e form with its actuator limit: convergence, may saturate."""
+    from lipctrl.analysis import region_of_attraction
+    from lipctrl.plots.region import region_data, region_plot
+
+    plant = _plant(run)
+    found = region_of_attraction(
+        plant, run.certificate, action_limit=np.ravel(plant.action_limit), incremental=False
+    )
+    extra = len(found.center) - len(plant.state_names)
+    names = (*plant.state_names, *(f"delayed_{k + 1}" for k in range(extra)))
+    units = (*plant.state_units, *("1" for _ in range(extra)))
+    ellipsoid, simulated = region_data(found, names, units)
+    return region_plot(ellipsoid, trajectories=simulated, title="Region of attraction, saturation included")
+
+
+@_figure("trade-off", "LQR cost against the Lipschitz constant that each gain leaves to a network")
+def trade_off(run: Any) -> Axes:
+    """Draw the trade-off of the linearised plant, with the gain of the run's network."""
+    from lipctrl.analysis import as_ball
+    from lipctrl.analysis import trade_off as curve
+    from lipctrl.plots.trade_off import trade_off_plot
+
+    return trade_off_plot(curve(_plant(run).linearize()), used=as_ball(run.certificate).radius)
+
+
 @_figure("poles", "closed-loop poles of the linear policies in the ball")
 def poles(run: Any) -> Axes:
     """Draw the pole spread of the policy family."""

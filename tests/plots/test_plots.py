@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lipctrl import plots
-from lipctrl.analysis import IncrementalBall
+from lipctrl.analysis import IncrementalBall, structured_gain_margin, trade_off
 from lipctrl.analysis.srg import scaled_relative_graphs
 from lipctrl.rules import Layer, Output, centered, linear, neurons, series
 
@@ -67,12 +67,21 @@ def ellipsoid():
     )
 
 
+def double_integrator():
+    return control.ss([[1.0, 0.1], [0.0, 1.0]], [[0.0], [0.1]], np.eye(2), np.zeros((2, 1)), 0.1)
+
+
 # name of the plot -> (positional arguments from tmp_path, number of axes it needs)
 CASES = {
     "nyquist_plot": (lambda _: (plots.loop_response(PLANT, BALL),), 1),
     "sigma_plot": (lambda _: (plots.loop_response(PLANT, BALL),), 1),
     "srg_plot": (lambda _: (scaled_relative_graphs(control.tf([1.0], [1, 1]), (0.2, 2.0)),), 1),
     "gain_sweep_plot": (lambda _: (plots.gain_sweep(PLANT, BALL, margin=MARGIN),), 1),
+    "margin_intervals_plot": (
+        lambda _: ({"policy": structured_gain_margin(PLANT, BALL, tolerance=0.3, limit=3.0)},),
+        1,
+    ),
+    "trade_off_plot": (lambda _: (trade_off(double_integrator(), prices=[0.1, 1.0]),), 1),
     "pole_spread_plot": (lambda _: (plots.pole_spread(PLANT, BALL, samples=20),), 1),
     "robustness_map_plot": (lambda _: (grid_of_verdicts(),), 1),
     "region_plot": (lambda _: (ellipsoid(),), 1),

@@ -16,7 +16,7 @@ from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.checker import check
 from lipctrl.positivity import NotProvedError
 
-METHODS = ("auto", "product", "lipsdp", "eclipse", "eclipse-fast", "local")
+METHODS = ("auto", "product", "lipsdp", "descent", "eclipse", "eclipse-fast", "local")
 PROPERTIES = ("lipschitz", "one-sided", "inverse", "contraction", "contraction-rate")
 
 
@@ -44,8 +44,9 @@ def certify(
         certificate, when no region, method or other property is asked); list of (W, b), W of shape (out, in);
         path of an .onnx file, or of a .safetensors file of sequential layers. Features come last.
     method : "product" (norms composed by rules; exact for linear networks), "eclipse-fast" and "eclipse"
-        (layer-wise, linear in depth), "lipsdp" (all multipliers at once, tightest), "local" (as "lipsdp", with
-        slopes proved on `region`), or "auto" (the best of what the size allows).
+        (layer-wise, linear in depth), "lipsdp" (all multipliers at once, tightest), "descent" (the same LMI by
+        L-BFGS: for residual stacks of up to 2000 neurons), "local" (as "lipsdp", with slopes proved on `region`), or
+        "auto" (the best of what the size allows).
     region : None, (lower, upper) of a box of inputs (scalars are broadcast), or {"center": c, "radius": r} of an
         l2 ball, for which the enclosing box is used.
     property : "lipschitz", "one-sided" (⟨Δy, Δx⟩ ≤ c‖Δx‖², c may be negative: a contraction rate of ẋ = f(x)), or

@@ -12,6 +12,7 @@ import scipy.linalg
 from lipctrl.arithmetic import Enclosure
 from lipctrl.bounds.barrier import Solution, SolverError, solve
 from lipctrl.bounds.contraction import contraction
+from lipctrl.bounds.descent import descend
 from lipctrl.bounds.eclipse import LayerWise, layer_wise
 from lipctrl.bounds.graph import Network
 from lipctrl.bounds.problem import Box, Reduction, dense_program, gain_of, reduce_network
@@ -26,6 +27,7 @@ from lipctrl.rules.network import comparison_bound, is_affine, network, prove_re
 # Above this size of the LMI "auto" takes the layer-wise methods, whose time is linear in depth.
 LARGEST_DENSE = 420
 LARGEST_LAYERWISE = 4000
+LARGEST_DESCENT = 2000
 # The layer-wise ρ is an eigenvalue, at which N is singular: smaller slacks are not worth a try.
 _LAYERWISE_SLACKS = tuple(s for s in SLACKS if s >= 1e-11)
 
@@ -114,6 +116,9 @@ def _best(given: Network, reduction: Reduction, box: Box | None, claim: str) -> 
         names = ["lipsdp"] if claim != "lipschitz" else ["lipsdp", "eclipse-fast"]
     else:
         names = ["eclipse", "eclipse-fast"] if size <= LARGEST_LAYERWISE else ["eclipse-fast"]
+        if size <= LARGEST_DESCENT and any(len(maps) > 1 for maps in [*reduction.maps, reduction.output]):
+            # The greedy choice of a layer's multipliers knows no skips.
+            names = ["descent", *names]
     tried: dict[str, str] = {}
     for name in names:
         try:
@@ -238,6 +243,24 @@ def _grouped(reduction: Reduction, multipliers: dict[int, np.ndarray]) -> np.nda
     return np.concatenate([np.zeros(0), *parts])
 
 
+def _descended(given: Network, reduction: Reduction, box: Box | None, claim: str) -> Certificate:
+    """Improve the layer-wise multipliers of the whole LMI by L-BFGS, and prove them."""
+    if claim != "lipschitz":
+        raise ValueError(f'method "descent" bounds the property "lipschitz", not {claim!r}; use "lipsdp"')
+    start = layer_wise(reduction, fast=True)
+    if start.rho == 0.0 or not start.multipliers:
+        return _semidefinite(given, reduction, box, claim)
+    program = dense_program(reduction, claim)
+    rho, values = descend(program, 1.5 * start.rho * _grouped(reduction, start.multipliers))
+    multipliers = _by_layer(reduction, values)
+    return smallest_proved(
+        lambda gain: _stated(given, reduction, box, claim, gain, multipliers, {"method": "descent"}),
+        math.sqrt(rho),
+        slacks=_LAYERWISE_SLACKS,
+        prove=_proof(reduction),
+    )
+
+
 def _without_solver(reduction: Reduction, claim: str, start: LayerWise) -> Solution:
     """Networks whose neurons all drop out: N is a matrix of the input alone."""
     program = dense_program(reduction, claim)
@@ -270,6 +293,7 @@ def _solve(reduction: Reduction, claim: str, start: LayerWise) -> Solution:
 _BUILDERS: dict[str, Callable[..., Certificate]] = {
     "lipsdp": _semidefinite,
     "local": _semidefinite,
+    "descent": _descended,
     "eclipse": _layerwise(fast=False),
     "eclipse-fast": _layerwise(fast=True),
 }

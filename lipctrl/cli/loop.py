@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ def environment_of(path: Path) -> Any:
     env = gymnasium.make(config["trained_on"], **options)
     if hasattr(env.unwrapped, "plant"):
         return env
-    from lipctrl_envs import sample_model
-
     try:
-        return sample_model(env)
+        # Found by name, like every environment: controllers and environments do not import each other.
+        return importlib.import_module("lipctrl_envs").sample_model(env)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{config['env_id']} is a black box, and lipctrl_envs, which linearises such, is not here"
+        ) from error
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{config['env_id']} is a black box without a linear model here: {error}. Linearise it yourself, for "

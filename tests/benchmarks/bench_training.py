@@ -71,7 +71,7 @@ def learner_of(kind: Any, policy: nn.Module, task: Task, config: Any, seed: int)
 
 
 def seconds_to_solve(
-    advance: Callable[[int], None], policy: Any, limit: int, every: int = 1
+    advance: Callable[[int], Any], policy: Any, limit: int, every: int = 1
 ) -> tuple[float | None, int, float]:
     """Return (CPU-seconds of training until SOLVED, or None; iterations; last mean return), for any trainer.
 
@@ -104,7 +104,7 @@ def _ours(kind: Any, config: Any, total: int, seed: int, every: int = 1) -> Solv
     task = find_task("Pendulum-v1")
     policy = design_policy(task, lipschitz=10.0, depth=4, seed=seed).policy
     learner = learner_of(kind, policy, task, config, seed)
-    found = seconds_to_solve(lambda i: learner.iterate(i / total) and None, policy, total, every)
+    found = seconds_to_solve(lambda i: learner.iterate(i / total), policy, total, every)
     return *found, policy.certificate().gain
 
 
@@ -132,7 +132,7 @@ def _stable_baselines(rollouts: int, seed: int) -> Solved:
     def act(observation: np.ndarray) -> np.ndarray:
         return model.predict(observation.astype(np.float32), deterministic=True)[0]
 
-    found = seconds_to_solve(lambda i: model.learn(4096, reset_num_timesteps=False) and None, act, rollouts)
+    found = seconds_to_solve(lambda i: model.learn(4096, reset_num_timesteps=False), act, rollouts)
     return *found, float("nan")
 
 

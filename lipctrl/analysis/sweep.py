@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
@@ -92,8 +92,8 @@ class ModalSweep:
     @cached_property
     def _schur(self) -> tuple[np.ndarray, np.ndarray]:
         """T and V with A = V T Vᴴ: a frequency costs one triangular solve."""
-        triangular, vectors = scipy.linalg.schur(self.form.system.A.astype(np.complex128), output="complex")
-        return triangular, vectors
+        pair: Any = scipy.linalg.schur(self.form.system.A.astype(np.complex128), output="complex")
+        return pair
 
     def _states(self, omega: float) -> np.ndarray:
         """Return (λ - A)⁻¹B at one frequency, NaN on a pole."""

@@ -12,7 +12,8 @@ def worst_pole(plant, delta):
     return np.abs(poles).max() - 1.0 if plant.dt else poles.real.max()
 
 
-def random_plant(seed, outputs, inputs, dt):
+def random_plant(seed, shape, dt):
+    outputs, inputs = shape
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 6))
     a = rng.standard_normal((n, n))
@@ -27,7 +28,7 @@ def random_plant(seed, outputs, inputs, dt):
 @pytest.mark.parametrize("dt", [0, True])
 def test_no_real_perturbation_inside_the_radius_destabilises(shape, dt):
     for seed in range(4):
-        plant = random_plant(seed, *shape, dt)
+        plant = random_plant(seed, shape, dt)
         radius = lipctrl.stability_radius(plant, field="real")
         assert radius >= lipctrl.stability_radius(plant) * (1.0 - 1e-9)
         rng = np.random.default_rng(seed)
@@ -40,7 +41,7 @@ def test_no_real_perturbation_inside_the_radius_destabilises(shape, dt):
 @pytest.mark.parametrize("dt", [0, 0.05])
 def test_a_scalar_loop_is_lost_exactly_at_the_real_radius(dt):
     for seed in range(12):
-        plant = random_plant(seed, 1, 1, dt)
+        plant = random_plant(seed, (1, 1), dt)
         radius = lipctrl.stability_radius(plant, field="real")
         ends = [worst_pole(plant, np.array([[sign * radius]])) for sign in (-1.0, 1.0)]
         inside = [worst_pole(plant, np.array([[0.9999 * sign * radius]])) for sign in (-1.0, 1.0)]

@@ -1,12 +1,14 @@
 """Largest slopes where the real part of the plant touches zero: textbook positive real plants."""
 
+from typing import Any
+
 import control
 import numpy as np
 import pytest
 
 import lipctrl
 
-s = control.tf("s")
+s: Any = control.tf("s")
 
 TOUCHING = [
     s / (s + 1),

@@ -265,7 +265,14 @@ def falsify_policy(
         return None
     slopes = jacobians(ball.policy, ball.observations, samples, seed, np.ones(ball.observations))
     best: Falsifier | None = None
+    tried: list[np.ndarray] = []
     for index, slope in enumerate(slopes):
+        if any(np.allclose(slope, other, rtol=1e-6, atol=1e-9) for other in tried):
+            continue
+        tried.append(slope)
+        # Beyond the best scale found so far nothing matters.
+        if best is not None:
+            limit = best.k if upward else 1.0 / max(best.k, 1e-300)
         found = _critical_scale(plant, ball, form, slope, upward, limit)
         if found is None:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,10 @@ def _proves_all(found: Contraction, loops: list[Any], decay: float) -> bool:
     return True
 
 
+# Judging a plant takes milliseconds to seconds.
+LARGEST_BOX = 10_000
+
+
 @dataclass(frozen=True)
 class SampledBox:
     """What was seen at sampled parameters: **sampled, not certified** between the samples.
@@ -109,6 +113,7 @@ def sampled_box(
     box: Mapping[str, tuple[float, float]],
     judge: Callable[[Any], float],
     *,
+    integers: Collection[str] = (),
     samples: int = 50,
     seed: int = 0,
 ) -> SampledBox:
@@ -118,17 +123,58 @@ def sampled_box(
     ----------
     build : keyword parameters to a plant. judge : plant to a margin, > 1 where the loop is certified, such as
         `lambda plant: ball_test(plant, ball).margin`. samples : random points beside the 2^k corners and the centre.
+    integers : names of parameters that take whole numbers only, such as a delay in samples. Every number in their
+        range is judged with all corners and the centre of the others, so that nothing is left out between them; they
+        reach `build` as int.
+
+    Raises
+    ------
+    ValueError
+        For bounds that are not finite and ordered, integer parameters without a whole number in range or unknown to the
+        box, or more than 10 parameters or 10000 plants.
+
+    Examples
+    --------
+    >>> import control
+    >>> def build(pole, delay):
+    ...     return control.tf([0.2], [1.0, -pole] + [0.0] * delay, 0.1)
+    >>> box = sampled_box(build, {"pole": (0.1, 0.5), "delay": (0, 3)},
+    ...                   lambda plant: 2.0, integers=["delay"], samples=0)
+    >>> box.samples                                # four delays, two corners and the centre
+    12
     """
     names = sorted(box)
     if not names or any(not (math.isfinite(a) and math.isfinite(b) and a <= b) for a, b in box.values()):
         raise ValueError(f"box is {dict(box)!r}; expected parameter names with finite (low, high)")
     if len(names) > 10 or samples < 0:
         raise ValueError(f"{len(names)} parameters and {samples} samples; expected at most 10 and at least 0")
+    unknown = set(integers) - set(names)
+    if unknown:
+        raise ValueError(f"integers names {sorted(unknown)}, which the box does not; it has {names}")
+    whole = {n: range(math.ceil(box[n][0]), math.floor(box[n][1]) + 1) for n in names if n in integers}
+    if not all(whole.values()):
+        raise ValueError(
+            f"box is {dict(box)!r}; expected at least one whole number in the range of {sorted(whole)}"
+        )
     rng = np.random.default_rng(seed)
-    low, high = (np.array([box[n][i] for n in names]) for i in (0, 1))
+    real = [n for n in names if n not in whole]
+    low, high = (np.array([box[n][i] for n in real]) for i in (0, 1))
     points = [np.array(c) for c in itertools.product(*zip(low, high, strict=True))]
-    points += [0.5 * (low + high), *(low + rng.random((samples, len(names))) * (high - low))]
-    tables = [dict(zip(names, (float(v) for v in p), strict=True)) for p in points]
+    points += [0.5 * (low + high)] if real else []
+    count = math.prod(len(r) for r in whole.values()) * len(points) + samples
+    if count > LARGEST_BOX:
+        raise ValueError(
+            f"the box holds {count} plants; expected at most {LARGEST_BOX}. Narrow the integer ranges"
+        )
+    tables: list[dict[str, float]] = [
+        {**dict(zip(real, (float(v) for v in p), strict=True)), **dict(zip(whole, w, strict=True))}
+        for w in itertools.product(*whole.values())
+        for p in points
+    ]
+    for _ in range(samples):
+        drawn = low + rng.random(len(real)) * (high - low)
+        chosen = {n: int(rng.integers(r.start, r.stop)) for n, r in whole.items()}
+        tables.append({**dict(zip(real, (float(v) for v in drawn), strict=True)), **chosen})
     margins = [float(judge(build(**t))) for t in tables]
     worst = int(np.argmin(margins))
     failed = tuple(t for t, m in zip(tables, margins, strict=True) if not m > 1.0)

@@ -13,8 +13,8 @@ import cvxpy as cp
 import numpy as np
 import scipy.optimize
 
-# Carrasco, Heath, Zhang, Ahmad & Wang, IEEE TAC 65(11), 2020, Table II: numerator, denominator, published circle value, best
-# published Zames-Falb value (odd φ) and Nyquist value.
+# Carrasco, Heath, Zhang, Ahmad & Wang, IEEE TAC 65(11), 2020, Table II: numerator, denominator, published circle value,
+# best published Zames-Falb value (odd φ) and Nyquist value.
 CARRASCO = {
     "Carrasco 1": ([0.1, 0.0], [1.0, -1.8, 0.81], 0.7935, 13.5113, 36.1000),
     "Carrasco 2": ([1.0, -1.95, 0.9, 0.05], [1.0, -2.8, 3.5, -2.412, 0.7209], 0.1984, 1.1056, 2.7455),
@@ -66,7 +66,7 @@ def fetzer_scherer_four() -> control.StateSpace:
 
 
 def fitts() -> control.TransferFunction:
-    """Fitts, IEEE TAC 11(3), 1966: s²/(((s + 0.01)² + 0.9²)((s + 0.01)² + 1.1²)), stable for every constant gain > 0."""
+    """Fitts, IEEE TAC 11(3), 1966: s²/(((s + 0.01)² + 0.9²)((s + 0.01)² + 1.1²)), stable for all constant gains > 0."""
     return control.tf([1.0, 0.0, 0.0], np.polymul([1.0, 0.02, 1e-4 + 0.81], [1.0, 0.02, 1e-4 + 1.21]))
 
 
@@ -76,7 +76,7 @@ def satellite() -> control.StateSpace:
 
 
 def vehicle() -> control.StateSpace:
-    """Lateral vehicle of Yin, Seiler & Arcak 2021, §V-B: errors (e, ė, θ, θ̇), steering angle, explicit Euler with 0.02 s."""
+    """Vehicle of Yin, Seiler & Arcak 2021, §V-B: errors (e, ė, θ, θ̇), steering angle, explicit Euler with 0.02 s."""
     speed, front, rear, mass, inertia, a, b, dt = 28.0, -123190.0, -104190.0, 1670.0, 2100.0, 0.99, 1.7, 0.02
     both, turn, spin = front + rear, a * front - b * rear, a**2 * front + b**2 * rear
     flow = np.array(
@@ -181,7 +181,7 @@ def scaled_circle_by_sweep(plant: Any) -> float:
 
 
 def slope_by_inequality(plant: control.StateSpace, popov: bool) -> float:
-    """Return the largest slope of diagonal φ by the Kalman-Yakubovich inequality (continuous time, cvxpy, bisection)."""
+    """Return the largest slope of diagonal φ by the Kalman-Yakubovich inequality (continuous time, cvxpy, bisected)."""
     a, b, c = plant.A, plant.B, plant.C
     n, m = b.shape
     p, t, eta = cp.Variable((n, n), symmetric=True), cp.Variable(m), cp.Variable(m, nonneg=True)

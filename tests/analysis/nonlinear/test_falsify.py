@@ -130,3 +130,32 @@ def test_no_static_gain_passes_the_hinf_optimum():
     assert np.isfinite(bound)
     for k in (1.5, 3.0, 10.0):
         assert max_lipschitz(plant, [[k]]) <= bound * (1 + 1e-4)
+
+
+def test_every_whole_delay_of_a_box_is_judged():
+    """A delay is a whole number of samples: all of them are built exactly, with the corners of the other parameters."""
+    built = []
+
+    def build(gain, delay):
+        assert isinstance(delay, int)
+        built.append((gain, delay))
+        # x⁺ = 0.9x + gain·u, u delayed by whole samples: poles at zero, exact.
+        return control.tf([gain], np.concatenate([[1.0, -0.9], np.zeros(delay)]), 0.1)
+
+    ball = IncrementalBall([[-0.3]], 0.1)
+    box = sampled_box(
+        build,
+        {"gain": (0.5, 1.0), "delay": (0, 6)},
+        lambda p: ball_test(p, ball).margin,
+        integers=["delay"],
+        samples=5,
+    )
+    assert {d for _, d in built} == set(range(7))
+    assert box.samples == 7 * 3 + 5
+    # The longest delay with the largest gain is the worst, and is not certified.
+    assert box.at == {"gain": 1.0, "delay": 6}
+    assert box.failed
+    assert box.certified > 0
+    for bad in ({"integers": ["mass"]}, {"integers": ["gain"]}):
+        with pytest.raises(ValueError, match=r"box|whole"):
+            sampled_box(build, {"gain": (0.2, 0.8), "delay": (0, 2)}, lambda p: 2.0, **bad)

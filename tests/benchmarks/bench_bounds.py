@@ -24,9 +24,10 @@ def _mlp(sizes: list[int], seed: int, scale: float = 1.0) -> list[tuple[np.ndarr
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
+    """Return a value and the CPU seconds that it took."""
+    start = time.process_time()
     value = function()
-    return value, time.perf_counter() - start
+    return value, time.process_time() - start
 
 
 def _cvxpy(layers: list[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -103,25 +104,74 @@ def _eclipse_nn(layers: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Any, Any]:
     return float(value), seconds
 
 
+def _bound_only(layers: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """ECLipsE-Fast as numbers, without certificate and proof: what eclipse-nn computes."""
+    from lipctrl.bounds.eclipse import layer_wise
+    from lipctrl.bounds.problem import reduce_network
+
+    return float(
+        np.sqrt(layer_wise(reduce_network(lipctrl.bounds.read_network(layers, "relu")), fast=True).rho)
+    )
+
+
 def depth(fast: bool) -> list[Row]:
-    """Depth 5 to 100, width 32, ReLU: product, ECLipsE-Fast, ECLipsE, and the eclipse-nn package."""
+    """Depth 5 to 100, widths 32 and 64, ReLU: ECLipsE-Fast as numbers, with its proof, and by eclipse-nn (CPU s)."""
+    rows: list[Row] = []
+    for width in (32, 64):
+        for layers_count in (5, 20) if fast else (5, 20, 50, 100):
+            runs: list[list[Any]] = []
+            for seed in range(1 if fast else 5):
+                layers = _mlp([4, *[width] * layers_count, 2], seed)
+                record: list[Any] = [*_timed(lambda layers=layers: _bound_only(layers))]
+                cert, seconds = _timed(
+                    lambda layers=layers: lipctrl.certify(layers, "eclipse-fast", activation="relu")
+                )
+                record += [cert.gain, seconds, *_eclipse_nn(layers)]
+                runs.append(record)
+            middle = [
+                c[0] if isinstance(c[0], str) else statistics.median(c) for c in zip(*runs, strict=True)
+            ]
+            row: Row = {"width": width, "depth": layers_count}
+            for i, name in enumerate(("ECLipsE-Fast", "proved", "eclipse-nn")):
+                row |= {name: middle[2 * i], f"{name} [s]": middle[2 * i + 1]}
+            rows.append(row)
+    return rows
+
+
+def greedy(fast: bool) -> list[Row]:
+    """Depth 5 to 100, width 32, ReLU: product, ECLipsE-Fast and ECLipsE, all proved (CPU s)."""
     rows: list[Row] = []
     for layers_count in (5, 20) if fast else (5, 20, 50, 100):
-        runs: list[list[Any]] = []
-        for seed in range(1 if fast else 3):
-            layers = _mlp([4, *[32] * layers_count, 2], seed)
-            record: list[Any] = []
-            for method in ("product", "eclipse-fast", "eclipse"):
-                cert, seconds = _timed(
-                    lambda method=method, layers=layers: lipctrl.certify(layers, method, activation="relu")
-                )
-                record += [cert.gain, seconds]
-            runs.append([*record, *_eclipse_nn(layers)])
-        middle = [c[0] if isinstance(c[0], str) else statistics.median(c) for c in zip(*runs, strict=True)]
-        names = ("product", "ECLipsE-Fast", "ECLipsE", "eclipse-nn Fast")
+        layers = _mlp([4, *[32] * layers_count, 2], 0)
         row: Row = {"depth": layers_count}
-        for i, name in enumerate(names):
-            row |= {name: middle[2 * i], f"{name} [s]": middle[2 * i + 1]}
+        for method in ("product", "eclipse-fast", "eclipse"):
+            cert, seconds = _timed(
+                lambda method=method, layers=layers: lipctrl.certify(layers, method, activation="relu")
+            )
+            row |= {method: cert.gain, f"{method} [s]": seconds}
+        rows.append(row)
+    return rows
+
+
+def residual(fast: bool) -> list[Row]:
+    """Stacks of residual blocks x + B σ(A x)/4, ReLU: product, layer-wise, descent on the whole LMI (CPU s)."""
+    from lipctrl.bounds.graph import Builder
+
+    rows: list[Row] = []
+    for blocks, width in ((3, 16), (5, 32)) if fast else ((5, 32), (10, 64), (20, 64)):
+        rng = np.random.default_rng(0)
+        build = Builder(8)
+        x = build.linear(build.input(), rng.standard_normal((width, 8)) / np.sqrt(8))
+        for _ in range(blocks):
+            a, b = rng.standard_normal((2, width, width)) / np.sqrt(width)
+            x = build.add(x, build.linear(build.activate(build.linear(x, a), "relu"), 0.25 * b))
+        given = build.finish(build.linear(x, rng.standard_normal((4, width)) / np.sqrt(width)))
+        row: Row = {"blocks × width": f"{blocks}×{width}"}
+        cert = None
+        for method in ("product", "eclipse-fast", "descent"):
+            cert, seconds = _timed(lambda method=method, given=given: lipctrl.certify(given, method))
+            row |= {method: cert.gain, f"{method} [s]": seconds}
+        row["lower"] = lipctrl.lipschitz_lower_bound(cert)
         rows.append(row)
     return rows
 
@@ -131,7 +181,7 @@ def local(fast: bool) -> list[Row]:
     rows: list[Row] = []
     layers = _mlp([4, 16, 16, 2] if fast else [4, 32, 32, 32, 2], 0)
     everywhere = lipctrl.certify(layers, "lipsdp", activation="tanh")
-    for radius in (1.0, 0.1) if fast else (3.0, 1.0, 0.3, 0.1, 0.03, 0.01):
+    for radius in (1.0, 0.1) if fast else (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-4, 1e-6, 1e-8):
         cert, seconds = _timed(
             lambda radius=radius: lipctrl.certify(
                 layers, "local", region=(-radius, radius), activation="tanh"
@@ -153,7 +203,13 @@ def local(fast: bool) -> list[Row]:
 
 def run(fast: bool) -> list[Row]:
     """Run all tables of this file, one after the other."""
-    return [*solvers(fast), *depth(fast), *local(fast)]
+    return [*solvers(fast), *depth(fast), *greedy(fast), *residual(fast), *local(fast)]
 
 
-TABLES = {"bounds-solvers": solvers, "bounds-depth": depth, "bounds-local": local}
+TABLES = {
+    "bounds-solvers": solvers,
+    "bounds-depth": depth,
+    "bounds-greedy": greedy,
+    "bounds-residual": residual,
+    "bounds-local": local,
+}

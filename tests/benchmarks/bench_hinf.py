@@ -10,7 +10,6 @@ from typing import Any
 
 import control
 import numpy as np
-import slycot
 
 from lipctrl.analysis import hinf_norm
 from tests.analysis.linear.systems import random_system
@@ -19,6 +18,8 @@ Rows = list[dict[str, Any]]
 
 
 def _slycot_norm(system: control.StateSpace) -> float:
+    import slycot
+
     n = system.nstates
     kind = "D" if system.dt else "C"
     a, b, c, d = (np.array(m) for m in (system.A, system.B, system.C, system.D))

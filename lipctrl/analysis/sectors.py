@@ -30,8 +30,8 @@ def sector_bounds(slopes: Slopes, center: np.ndarray, reach: np.ndarray) -> tupl
     Examples
     --------
     >>> low, high = sector_bounds(sine_slopes, np.zeros(1), np.full(1, np.pi / 2))
-    >>> 0.61 < low[0] < 2.0 / np.pi, high[0] >= 1.0
-    (True, True)
+    >>> bool(0.61 < low[0] < 2.0 / np.pi and high[0] >= 1.0)
+    True
     """
     lower, upper = np.full(center.shape, np.inf), np.full(center.shape, -np.inf)
     # Rounding of sums, products and quotients of some fifty terms.

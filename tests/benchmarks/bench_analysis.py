@@ -265,7 +265,7 @@ def structured(fast: bool) -> Rows:
 
 
 def _imitator(gain: Any, spread: Any, limit: float, size: float, activation: str, seed: int) -> Any:
-    """Train a residual policy to imitate a saturated linear gain on normal samples, and to rest where the plant does."""
+    """Train a residual policy to imitate a saturated linear gain on normal samples and to rest where the plant does."""
     import torch
 
     from lipctrl.nn import LipschitzResNet

@@ -73,7 +73,7 @@ def worst_case(
 
     - action: gradient ascent on the change of the (limited) action, from the best of many starts; torch policies.
     - cost: search, in every step, for the offset that costs most when shown for the next `lookahead` steps of the true
-      dynamics; cost, once: the same when shown in one step only; plants of lipctrl_envs.
+      dynamics; one-step cost: the same when shown in one step only; plants of lipctrl_envs.
     - wave: the worst of `waves` constant and periodic offsets, found on other episodes; any policy and environment.
 
     These are lower bounds of the harm that is possible: none of them proves that there is no worse attack.
@@ -94,7 +94,7 @@ def worst_case(
     >>> import lipctrl_envs, numpy as np
     >>> found = worst_case(lambda y: -8 * y[:, :1] - 2 * y[:, 1:], "lipctrl/Pendulum-v0", 0.05, episodes=4, waves=2)
     >>> sorted(found.evaluations), found.lost > 0.0
-    (['cost', 'cost, once', 'nothing', 'wave'], True)
+    (['cost', 'nothing', 'one-step cost', 'wave'], True)
     """
     if isinstance(waves, bool) or not isinstance(waves, int) or waves < 1:
         raise ValueError(f"waves is {waves!r}; expected how many to try, at least 1")
@@ -110,7 +110,7 @@ def worst_case(
         attacks["action"] = Attack(epsilon, 5, scale=scale)
     features, has_plant = describe(env_id, env_options)
     if has_plant:
-        for name, hold in (("cost", True), ("cost, once", False)):
+        for name, hold in (("cost", True), ("one-step cost", False)):
             attacks[name] = Attack(epsilon, 0, objective="cost", lookahead=lookahead, hold=hold, scale=scale)
     attacks["wave"] = _worst_wave(policy, env_id, epsilon, waves, features, scale, seed, given)
     for name, attack in attacks.items():

@@ -329,7 +329,7 @@ def test_a_bias_shifts_the_equilibrium_as_linear_theory_says() -> None:
 def test_the_worst_case_is_never_better_than_nothing_and_names_its_adversary() -> None:
     policy = Linear(lqr_gain(PENDULUM))
     found = worst_case(policy, PENDULUM, 0.1, episodes=6, waves=6, env_options={"horizon": 60})
-    assert set(found.evaluations) == {"nothing", "action", "cost", "cost, once", "wave"}
+    assert set(found.evaluations) == {"nothing", "action", "cost", "one-step cost", "wave"}
     assert found.worst.mean == min(e.mean for e in found.evaluations.values())
     assert found.lost > 0.0
     assert found.name in str(found)

@@ -1,0 +1,40 @@
+"""Draws the curves of docs/robustness.md from measured.csv beside it: python docs/robustness/draw.py.
+
+Measure again with: python -m tests.benchmarks.bench_robustness docs/robustness/measured.csv
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from lipctrl import plots
+
+FOLDER = Path(__file__).parent
+ENVIRONMENTS = ("GymPendulum-v1", "LateralVehicle-v0", "SpinningSatellite-v0")
+CONDITIONS = ("noise", "attack", "delay", "gain")
+
+
+def draw(environment: str) -> Path:
+    """Draw the four conditions of one environment side by side."""
+    figure, axes = plots.subplots(2, 2, size=(11.0, 8.4))
+    for ax, condition in zip(axes.ravel(), CONDITIONS, strict=True):
+        curves = plots.degradations(FOLDER / "measured.csv", environment, condition)
+        plots.degradation_plot(curves, ax=ax, legend=False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    seeds = min(len(curve.returns) for curve in curves)
+    figure.suptitle(
+        f"{environment}: return lost; mean of {seeds} training seeds, bands from the best to the worst"
+    )
+    path = FOLDER / f"{environment.lower()}.png"
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+    return path
+
+
+if __name__ == "__main__":
+    for name in ENVIRONMENTS:
+        print(draw(name))

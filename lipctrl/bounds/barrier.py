@@ -101,7 +101,7 @@ def _scaled(program: Program, tau: float, lam: np.ndarray) -> tuple[Program, np.
 
 
 def solve(
-    program: Program, tau: float, multipliers: np.ndarray, *, tolerance: float = 1e-7, limit: int = 250
+    program: Program, tau: float, multipliers: np.ndarray, *, tolerance: float = 1e-7, limit: int = 400
 ) -> Solution:
     """Minimise τ from a strictly feasible start until the duality gap is `tolerance`·|τ|.
 

@@ -278,6 +278,9 @@ def _solve(reduction: Reduction, claim: str, start: LayerWise) -> Solution:
     unit = start.rho if claim != "one-sided" else math.sqrt(start.rho)
     scale = 1.5 * unit
     lam = scale * _grouped(reduction, start.multipliers)
+    if claim == "lipschitz" and any((reach != 1.0).any() for reach in reduction.reduced.reach):
+        # Multipliers of narrow neurons spread over many orders of magnitude: L-BFGS in their logarithms finds them.
+        lam = 1.2 * descend(program, lam)[1]
     matrix = program.matrix(0.0, lam)
     n = reduction.sizes[0]
     try:

@@ -24,7 +24,7 @@ from lipctrl.rules.neurons import Graph
 
 Slopes = Sequence[tuple[np.ndarray, np.ndarray]]
 # Slope intervals narrower than this part of the larger slope are split into a line and a remainder.
-NARROW = 2.0**-5
+NARROW = 2.0**-2
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class StabilityReport:
     tests : the criteria that were evaluated.
     incremental_gain_margin : the margin of the scaled policy k·π (None where the loop is not certified).
     residual_gain_margin : the margin of u = K₀y + kφ(y).
+    incremental_phase_margin, incremental_delay_margin, incremental_disk_margin : where they were asked for
+        (`analyze(..., margins="all")`; the phase margin also for small loops), else None.
     stability_radius : the largest radius of a ball around K₀ that the plant tolerates (None: no stable centre).
     extras : further results by name, such as classical margins; they print themselves.
     """
@@ -74,6 +76,9 @@ class StabilityReport:
     residual_gain_margin: Any = None
     stability_radius: float | None = None
     extras: dict[str, Any] = field(default_factory=dict)
+    incremental_phase_margin: Any = None
+    incremental_delay_margin: Any = None
+    incremental_disk_margin: Any = None
 
     @property
     def certified(self) -> bool:
@@ -102,10 +107,13 @@ class StabilityReport:
         return "\n".join([*lines, "", *CONVENTIONS])
 
     def margins(self) -> dict[str, Any]:
-        """Return the gain margins that were computed, by name."""
+        """Return the incremental margins that were computed, by name."""
         named = {
             "incremental gain margin, whole policy k·π": self.incremental_gain_margin,
             "incremental gain margin, residual K₀y + k·φ": self.residual_gain_margin,
+            "incremental phase margin, e^{jθ}·π in all channels": self.incremental_phase_margin,
+            "incremental delay margin, the same constant delay in all channels": self.incremental_delay_margin,
+            "incremental disk margin, a perturbation of its own in every channel": self.incremental_disk_margin,
         }
         return {name: margin for name, margin in named.items() if margin is not None}
 

@@ -79,12 +79,29 @@ def report_figures(report: Any) -> dict[str, Figure]:
         drawn[
             "Closed-loop poles of sampled linear policies of the ball. Samples illustrate, they prove nothing."
         ] = lambda: _poles(report)
+    beyond = _beyond(report)
+    if beyond is not None:
+        drawn[
+            "The loop with a policy of the ball scaled a little less and a little more than its falsified factor."
+        ] = lambda: beyond.plot()
     figures = {}
     for caption, draw in drawn.items():
         figure = draw().get_figure(root=True)
         assert figure is not None
         figures[caption] = figure
     return figures
+
+
+def _beyond(report: Any) -> Any:
+    """Return a simulation beyond the gain margin, the upper end first; None where there is nothing to show."""
+    margin = report.incremental_gain_margin
+    if margin is None or not margin.falsifiers:
+        return None
+    try:
+        return margin.simulate("upper" if any(f.k > 1.0 for f in margin.falsifiers) else "lower")
+    except ValueError:
+        # No pair of a decaying and a growing run was found: the page does without this figure.
+        return None
 
 
 def _sigma(response: LoopResponse) -> Axes:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def margin_simulation_plot(simulation: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw the largest output of both runs of a `lipctrl.analysis.MarginSimulation` over time.
 
-    Growth is cut at three times the larger of the initial and the decaying run, so that both remain readable.
+    The growing run is drawn until it leaves three times the size of the other, so that both remain readable.
     """
     ax = axes_or_new(ax)
     channel = int(np.argmax(np.abs(simulation.outside).max(axis=0)))
@@ -27,13 +27,17 @@ def margin_simulation_plot(simulation: Any, *, ax: Axes | None = None, title: st
         (simulation.outside, simulation.outside_value, FALSIFIED, "--", "outside"),
         (simulation.inside, simulation.inside_value, CERTIFIED, "-", "inside"),
     )
-    for outputs, value, color, line, side in runs:
-        name = f"{side}: {simulation.quantity} = {value:.4g}{unit}"
-        ax.plot(simulation.time, outputs[:, channel], line, color=color, lw=1.6, label=name, **draw)
     start = float(np.abs(simulation.outside[: max(len(simulation.time) // 20, 2), channel]).max())
     size = max(start, float(np.abs(simulation.inside[:, channel]).max()))
-    ax.set_ylim(-3.0 * size, 3.0 * size)
-    ax.set_xlim(simulation.time[0], simulation.time[-1])
+    left = np.flatnonzero(np.abs(simulation.outside[:, channel]) > 3.0 * size)
+    last = min(int(left[0]) + 1, len(simulation.time)) if left.size else len(simulation.time)
+    shown = min(len(simulation.time), 2 * last)
+    for outputs, value, color, line, side in runs:
+        end = last if side == "outside" else shown
+        name = f"{side}: {simulation.quantity} = {value:.4g}{unit}"
+        ax.plot(simulation.time[:end], outputs[:end, channel], line, color=color, lw=1.6, label=name, **draw)
+    ax.set_ylim(-3.1 * size, 3.1 * size)
+    ax.set_xlim(simulation.time[0], simulation.time[shown - 1])
     ax.axhline(0.0, color=GREY, lw=1.0)
     rate = f"{simulation.frequency:.3g} rad/s" if math.isfinite(simulation.frequency) else ""
     ax.set(

@@ -34,6 +34,7 @@ from lipctrl.training.algorithm import (
     actor,
     require_finite,
 )
+from lipctrl.training.apg import _InwardClip
 from lipctrl.training.environments import Task
 from lipctrl.training.rollout import GymSimulator
 
@@ -330,6 +331,27 @@ def test_ppo_solves_the_swing_up_in_gymnasium_with_a_certified_bound(tmp_path):
     assert run.evaluation["env_id"] == "Pendulum-v1"
     assert lipctrl.check(run.certificate).ok
     assert run.certificate.gain <= 10.0 * (1 + 1e-3)
+
+
+def test_beyond_the_limits_only_gradients_that_lead_back_pass():
+    command = torch.tensor([-3.0, -3.0, 0.5, 3.0, 3.0], requires_grad=True)
+    clipped = _InwardClip.apply(command, torch.tensor(2.0))
+    assert clipped.tolist() == [-2.0, -2.0, 0.5, 2.0, 2.0]
+    # Descent moves against the gradient: -1 pushes a command up, +1 pushes it down.
+    clipped.backward(torch.tensor([-1.0, 1.0, 1.0, 1.0, -1.0]))
+    assert command.grad is not None
+    assert command.grad.tolist() == [-1.0, 0.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("algorithm", ["apg", "ppo", "imitation"])
+def test_training_on_a_gpu_ends_in_a_certificate(tmp_path, algorithm):
+    policy = build_policy("lipctrl/CartPole-v0", width=8)
+    run = lipctrl.train(
+        "lipctrl/CartPole-v0", policy, algorithm, 8192, device="cuda", out=tmp_path / "run", progress=False
+    )
+    assert lipctrl.check(run.certificate).ok
 
 
 def test_the_gradient_lowers_the_cost_of_lqr(cartpole):

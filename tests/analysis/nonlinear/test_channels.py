@@ -141,3 +141,34 @@ def test_algebraic_loops_are_not_certified():
     assert zames_falb(plant, order=2).slope <= 2.0
     both = side_by_side(plant, plant)
     assert zames_falb(both, order=1, tolerance=0.1).slope <= 2.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("lower", [0.0, -0.15])
+def test_no_periodic_switching_refutes_an_incremental_slope(seed, lower):
+    """Slopes of diagonal maps may change from sample to sample: incremental claims hold for those too."""
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((3, 3))
+    a *= 0.7 / np.abs(np.linalg.eigvals(a)).max()
+    plant = control.ss(a, rng.standard_normal((3, 2)), rng.standard_normal((2, 3)), np.zeros((2, 2)), 1.0)
+    try:
+        upper = diagonal_slope(plant, lower=lower)
+    except ValueError:
+        pytest.skip("this lower slope does not stabilise")
+    assert upper > lower
+    worst = 0.0
+    for _ in range(40):
+        choice = rng.integers(0, 2, (4, 2))
+        for _ in range(3):
+            for t, k in np.ndindex(4, 2):
+                trials = []
+                for value in (0, 1):
+                    choice[t, k] = value
+                    product = np.eye(3)
+                    for row in choice:
+                        slopes = np.where(row == 1, upper, lower)
+                        product = (plant.A - plant.B @ (slopes[:, None] * plant.C)) @ product
+                    trials.append(np.abs(np.linalg.eigvals(product)).max())
+                choice[t, k] = int(trials[1] > trials[0])
+                worst = max(worst, *trials)
+    assert worst < 1.0

@@ -36,10 +36,12 @@ class ClassicalMargins:
         if self.verdict is not Verdict.CERTIFIED:
             return f"none: the loop is {self.verdict}"
         decibel = 20.0 * math.log10(self.gain) if 0.0 < self.gain < math.inf else math.inf
-        return (
-            f"gain {self.gain:.4g} ({decibel:.2f} dB) at {self.frequencies[0]:.4g} rad/s, phase "
-            f"{math.degrees(self.phase):.2f}° at {self.frequencies[1]:.4g} rad/s, modulus {self.modulus:.4g} at "
-            f"{self.frequencies[2]:.4g} rad/s"
+        shown = (f"gain {self.gain:.4g} ({decibel:.2f} dB)", f"phase {math.degrees(self.phase):.2f}°",
+                 f"modulus {self.modulus:.4g}")  # fmt: skip
+        # A margin that no frequency limits is infinite; python-control gives it the frequency nan.
+        return ", ".join(
+            text + (f" at {omega:.4g} rad/s" if not math.isnan(omega) else " (nowhere)")
+            for text, omega in zip(shown, self.frequencies, strict=True)
         )
 
 
@@ -85,6 +87,10 @@ def classical_margins(sys: Any, gain: Any = 1.0) -> ClassicalMargins:
     model = control.ss(loop.A, loop.B, loop.C, loop.D, loop.sample_time)
     gain_margin, phase, modulus, *where = (float(x) for x in control.stability_margins(model))
     w_phase_crossing, w_gain_crossing, w_modulus = where
+    # python-control looks for stationary points only; the curve may be nearest where it ends.
+    end = abs(1.0 + complex(loop.response(loop.highest_frequency)[0, 0]))
+    if end < modulus:
+        modulus, w_modulus = end, loop.highest_frequency
     return ClassicalMargins(
         Verdict.CERTIFIED,
         gain_margin,

@@ -80,6 +80,10 @@ def nyquist_plot(
 
 
 def _curve(ax: Axes, values: Complex, name: str) -> None:
+    first = values[0]
+    if abs(first.imag) < 0.25 * abs(first.real):
+        # No integrator: both halves meet on the real axis at ω = 0.
+        values = np.concatenate([[first.real], values])
     ax.plot(values.real, values.imag, color=CERTIFIED, label=f"{name}, ω > 0")
     ax.plot(values.real, -values.imag, color=CERTIFIED, lw=1.1, ls="--", label="ω < 0")
     middle = len(values) // 2

@@ -47,7 +47,7 @@ def run_jobs(
     Raises
     ------
     ValueError
-        For negative numbers, or an address together with workers=0.
+        For negative numbers, an address together with workers=0, or one where no cluster answers.
     ImportError
         When Ray is needed and not installed.
     """
@@ -93,7 +93,13 @@ def _run_on_ray(
     ours = not ray.is_initialized()
     if ours:
         size: dict[str, Any] = {"num_cpus": workers} if address is None else {"address": address}
-        ray.init(include_dashboard=False if address is None else None, log_to_driver=False, **size)
+        try:
+            ray.init(include_dashboard=False if address is None else None, log_to_driver=False, **size)
+        except ConnectionError as error:
+            raise ValueError(
+                f"address is {address!r}, and no Ray cluster answers there ({error}); start one with "
+                "'ray start --head' and give the address that it prints, or 'auto' on one of its machines"
+            ) from error
     try:
         slots = workers if address is None else max(1, int(ray.cluster_resources().get("CPU", 1)))
         # Retries are counted and reported here, not hidden inside Ray.

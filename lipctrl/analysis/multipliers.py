@@ -62,7 +62,8 @@ def _transfer_function(plant: Any) -> tuple[np.ndarray, np.ndarray, float]:
             "the plant is not provably stable; expected a stable plant. Close a nominal loop first (slopes [a, b] "
             "with a > 0: use the plant feedback(P, a) and the slope b - a)"
         )
-    tf: Any = plant if hasattr(plant, "num") else control.tf(plant)
+    model: Any = plant if hasattr(plant, "dt") else control.ss([], [], [], system.D)  # a plain number
+    tf: Any = model if hasattr(model, "num") else control.tf(model)
     num = np.trim_zeros(np.real(np.asarray(tf.num[0][0], dtype=float)), "f")
     den = np.trim_zeros(np.real(np.asarray(tf.den[0][0], dtype=float)), "f")
     return (num if num.size else np.zeros(1)), den, system.sample_time

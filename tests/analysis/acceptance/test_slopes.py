@@ -37,3 +37,8 @@ def test_the_wrong_sign_is_not_positive_real(plant):
 
 def test_no_plant_takes_every_slope():
     assert lipctrl.max_slope(control.tf([0], [1, 1])) == np.inf
+
+
+def test_multipliers_take_a_static_gain():
+    assert lipctrl.zames_falb(-2.0).slope == pytest.approx(0.5, rel=1e-4)
+    assert lipctrl.zames_falb(-2.0).slope <= 0.5

@@ -85,7 +85,8 @@ def _fit_wave(net: nn.Module, gain: float, seed: int, epochs: int) -> tuple[floa
 
 def square_wave(fast: bool) -> Rows:
     """Square wave: tightness (largest grid slope / bound) and test MSE, equal parameters, medians over seeds."""
-    seeds, epochs, gains = ((0,), 20, (5.0,)) if fast else ((0, 1, 2), 200, (1.0, 5.0, 10.0))
+    # Seeds 0 to 9 served the choice of default settings; these did not.
+    seeds, epochs, gains = ((10,), 20, (5.0,)) if fast else ((10, 11, 12), 200, (1.0, 5.0, 10.0))
     depth, budget = 9, 122_000
 
     def ours(parametrization: str) -> Callable[[float], nn.Module | None]:

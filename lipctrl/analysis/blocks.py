@@ -7,17 +7,19 @@ time-invariant ones it is one side of the structured singular value (Doyle 1982;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass
 
 # (rows, columns) of each Δ_i: rows are inputs of M, columns are outputs of M.
 Shapes = Sequence[tuple[int, int]]
+# Logarithms of scalings stay within this, and are searched until the minimum is within this relative distance.
+_REACH, _SHARE = 40.0, 1e-9
 
 
 def check_shapes(blocks: Any, inputs: int, outputs: int) -> tuple[tuple[int, int], ...]:
@@ -44,29 +46,54 @@ def best_scaling(responses: np.ndarray, shapes: Shapes, start: np.ndarray) -> tu
     """Return d (last entry 1) that makes the largest ‖D_q M D_w⁻¹‖ over some responses (N, q, w) smallest, and it."""
     rows, columns = [c for _, c in shapes], [r for r, _ in shapes]
 
-    def size(logs: np.ndarray) -> float:
-        d = np.exp(np.clip(np.append(logs, 0.0), -40.0, 40.0))
+    def size(logs: np.ndarray) -> tuple[float, np.ndarray]:
+        d = scales(logs)
         scaled = spread(d, rows)[:, None] * responses / spread(d, columns)
-        return float(np.linalg.norm(scaled, 2, axis=(1, 2)).max())
+        k = int(np.argmax(np.linalg.norm(scaled, 2, axis=(1, 2))))
+        left, sizes, right = np.linalg.svd(scaled[k])
+        return float(sizes[0]), slope(left[:, 0], rows, right[0], columns)
 
     return minimize_logs(size, start)
 
 
+def scales(logs: np.ndarray) -> np.ndarray:
+    """Return the d of their logarithms, the last d being 1, within what rounding stands."""
+    return np.exp(np.clip(np.append(logs, 0.0), -_REACH, _REACH))
+
+
+def slope(left: np.ndarray, rows: Sequence[int], right: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+    """Return the gradient of log ‖D_q M D_w⁻¹‖ in log d, from its first singular vectors; the last d is fixed."""
+    starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(int) for sizes in (rows, columns)]
+    gain = np.add.reduceat(np.abs(left) ** 2, starts[0]) - np.add.reduceat(np.abs(right) ** 2, starts[1])
+    return gain[:-1]
+
+
 def minimize_logs(size: Any, start: np.ndarray) -> tuple[np.ndarray, float]:
-    """Minimise a quasi-convex function of log d, the last d being 1; return d and the value."""
+    """Minimise a quasi-convex function of log d, the last d being 1, by ellipsoids; return d and the value.
+
+    `size` returns its value and a normal of a half-space that holds the minimum. Nothing smooth is asked: at the
+    minimum two singular values often coincide. Source: the ellipsoid method (Shor 1977; Bland, Goldfarb & Todd 1981).
+    """
     logs = np.log(start[:-1] / start[-1])
-    if logs.size == 0:
-        return np.ones(1), size(logs)
-    if logs.size == 1:
-        find: Any = scipy.optimize.minimize_scalar
-        found = find(lambda t: size(np.array([t])), bracket=(logs[0] - 0.5, logs[0] + 0.5), tol=1e-9)
-        best = np.array([float(found.x)])
-    else:
-        options = {"xatol": 1e-6, "fatol": 1e-12, "maxfev": 400 * logs.size, "adaptive": True}
-        best = scipy.optimize.minimize(size, logs, method="Nelder-Mead", options=options).x
-    if not size(best) <= size(logs):
-        best = logs
-    return np.exp(np.clip(np.append(best, 0.0), -40.0, 40.0)), size(best)
+    n = logs.size
+    best, value = logs, size(logs)[0]
+    if n == 0:
+        return np.ones(1), value
+    # The first ellipsoid reaches a factor e^8 about the start. As a gradient is one of a logarithm, its product with
+    # the ellipsoid bounds the relative distance to the minimum.
+    shape = np.eye(n) * 64.0
+    for _ in range(60 * n * (n + 1)):
+        found, normal = size(logs)
+        if found < value:
+            best, value = logs, found
+        reach = math.sqrt(max(float(normal @ shape @ normal), 0.0))
+        if not reach > _SHARE:
+            break
+        step = shape @ normal / reach
+        logs = logs - step / (n + 1.0)
+        cut = shape - 2.0 / (n + 1.0) * np.outer(step, step)
+        shape = shape / 4.0 if n == 1 else n * n / (n * n - 1.0) * cut
+    return scales(best), value
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.blocks import block_diagonal, realized_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
-from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole
-from lipctrl.analysis.hinf import bounded_norm
+from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad, block
 from lipctrl.analysis.plant import Realization, as_realization, common_timebase
+from lipctrl.analysis.scaled_gain import scaled_norm, worst_frequency
 from lipctrl.analysis.spectrum import internal_stability
 
 
@@ -28,13 +29,13 @@ class DiskMargin:
     Attributes
     ----------
     alpha : proved lower bound of the disk margin α (absolute).
-    alpha_upper : a value at which some perturbation of the whole matrix destabilises (equal to the exact margin
-        for a single channel).
+    alpha_upper : a value at which linear δ of the channels were found to destabilise (equal to the exact margin
+        for a single channel, where it differs from `alpha` by the proof's rounding only).
     gain_margin : (lower, upper), absolute: every loop gain strictly between them is tolerated.
     phase_margin : [rad]; every phase strictly below it, of either sign, is tolerated (π: any phase).
     frequency : where the margin is smallest [rad/s].
-    perturbation : the complex δ (channels × channels) of smallest size found that makes the loop singular at
-        `frequency`.
+    perturbation : the complex δ of the channels (a diagonal matrix) of smallest size found that makes the loop
+        singular at `frequency`.
     channels : the margins of one channel at a time, where there are several.
     """
 
@@ -49,7 +50,7 @@ class DiskMargin:
     loop: Realization | None = field(default=None, repr=False, compare=False)
 
     def destabilization(self) -> Destabilization:
-        """Return the perturbation of the whole matrix at `alpha_upper` as all-pass filters in the loop.
+        """Return the perturbation of the channels at `alpha_upper` as all-pass filters in the loop.
 
         Raises
         ------
@@ -59,7 +60,8 @@ class DiskMargin:
         if self.loop is None or not np.isfinite(self.perturbation).all():
             raise ValueError("nothing was found to destabilise this loop")
         loop, n = self.loop, self.loop.outputs
-        delta = all_pass(self.perturbation / self.alpha_upper, self.frequency, loop.sample_time)
+        blocks = [self.perturbation[i : i + 1, i : i + 1] / self.alpha_upper for i in range(n)]
+        delta = realized_blocks(blocks, self.frequency, loop.sample_time)
         centre = LinearPolicy.static(-np.eye(n))
 
         def at(size: float) -> LinearPolicy:
@@ -79,16 +81,25 @@ class DiskMargin:
 
     def __str__(self) -> str:
         low, high = self.gain_margin
-        decibel = [
-            20.0 * math.log10(g) if 0.0 < g < math.inf else (-math.inf if g <= 0.0 else g)
-            for g in (low, high)
-        ]
+        decibel = [_decibel(g) for g in (low, high)]
         hertz = self.frequency / (2.0 * math.pi)
         return (
             f"disk margin α ≥ {self.alpha:.6g} (skew {self.skew:g}), at {self.frequency:.6g} rad/s ({hertz:.6g} Hz): "
-            f"gain {low:.4g} … {high:.4g} ({decibel[0]:.2f} … {decibel[1]:.2f} dB), "
+            f"gain {low:.4g} … {high:.4g} ({decibel[0]:.2f} … {decibel[1]:.2f} dB){self._limit()}, "
             f"phase ±{math.degrees(self.phase_margin):.2f}°"
         )
+
+    def _limit(self) -> str:
+        """Say what the gains are without the proof's rounding, where that decides about their size."""
+        ends = gain_interval(self.alpha_upper, self.skew)
+        alike = all(math.isclose(a, b, rel_tol=1e-2) for a, b in zip(self.gain_margin, ends, strict=True))
+        if alike or not math.isclose(self.alpha, self.alpha_upper, rel_tol=1e-7):
+            return ""
+        return f", proved; {ends[0]:.4g} … {ends[1]:.4g} up to the rounding of α"
+
+
+def _decibel(gain: float) -> float:
+    return 20.0 * math.log10(gain) if 0.0 < gain < math.inf else (-math.inf if gain <= 0.0 else gain)
 
 
 def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
@@ -179,28 +190,27 @@ def _margin(loop: Realization, channels: tuple[int, ...], skew: float) -> DiskMa
             f"the closed loop is {spectrum.stability}: its pole {spectrum.critical:.6g} is not provably stable, so it "
             "has no margin. Check the sign (feedback is negative, u = -gain·y) and stabilise the loop first"
         )
-    norm = bounded_norm(system, spectrum)
+    shapes = ((1, 1),) * len(channels)
+    norm, _ = scaled_norm(system, spectrum, shapes)
     if not math.isfinite(norm.value):
         raise ValueError(f"no finite bound of the loop's sensitivity could be proved: {norm.note}")
-    peak = system.response(norm.frequency)
-    if len(channels) > 1:
-        scaled = _scaled(system, peak)
-        candidate = bounded_norm(scaled, spectrum)
-        if candidate.value < norm.value:
-            norm, peak = candidate, scaled.response(candidate.frequency)
     alpha = math.inf if norm.value == 0.0 else math.nextafter(1.0 / norm.value, 0.0)
-    left, sizes, right = np.linalg.svd(peak)
-    attained = math.inf if sizes[0] == 0.0 else 1.0 / float(sizes[0])
-    delta = (
-        np.outer(right[0].conj(), left[:, 0].conj()) * attained if math.isfinite(attained) else peak * np.nan
-    )
+    if len(channels) == 1:
+        omega, peak = norm.frequency, complex(system.response(norm.frequency)[0, 0])
+        attained, delta = math.inf, np.full((1, 1), np.nan, dtype=np.complex128)
+        if peak != 0.0:
+            attained, delta = 1.0 / abs(peak), np.full((1, 1), 1.0 / peak)
+    else:
+        omega, worst = worst_frequency(system, shapes, norm.frequency)
+        delta = block_diagonal(worst.blocks) if worst.value > 0.0 else np.full((len(shapes),) * 2, np.nan)
+        attained = 1.0 / worst.value if worst.value > 0.0 else math.inf
     return DiskMargin(
         alpha=alpha,
         alpha_upper=max(attained, alpha),
         skew=skew,
         gain_margin=gain_interval(alpha, skew),
         phase_margin=phase_of_disk(alpha, skew),
-        frequency=norm.frequency,
+        frequency=omega,
         perturbation=delta,
         loop=loop if len(channels) == loop.outputs else None,
     )
@@ -221,25 +231,6 @@ def disk_policy(policy: LinearPolicy, delta: LinearPolicy, chosen: tuple[int, ..
         np.hstack([u_v @ policy.c, u_xi]),
         u_v @ policy.d,
     )
-
-
-def _scaled(system: Realization, peak: np.ndarray) -> Realization:
-    """Scale channels by powers of two (exact) that balance the response where it is largest (Osborne)."""
-    d = np.ones(len(peak))
-    size = np.abs(peak)
-    np.fill_diagonal(size, 0.0)
-    for _ in range(20):
-        for i in range(len(d)):
-            row = float((d[i] * size[i] / d).sum())
-            column = float((d * size[:, i] / d[i]).sum())
-            if row > 0.0 and column > 0.0:
-                d[i] *= math.sqrt(column / row)
-    d = np.exp2(np.round(np.log2(d)))
-    out, into = MidRad(np.diag(d)), MidRad(np.diag(1.0 / d))
-    return Realization(
-        system.a, system.b @ into, out @ system.c, out @ system.d @ into, system.sample_time, system.timebase,
-        static=system.static,
-    )  # fmt: skip
 
 
 def gain_interval(alpha: float, skew: float) -> tuple[float, float]:

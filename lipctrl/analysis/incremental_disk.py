@@ -10,7 +10,7 @@ import numpy as np
 import scipy.optimize
 
 from lipctrl.analysis.ball import IncrementalBall, as_ball
-from lipctrl.analysis.blocks import minimize_logs, realized_blocks, worst_blocks
+from lipctrl.analysis.blocks import minimize_logs, realized_blocks, scales, slope, worst_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
 from lipctrl.analysis.disk import disk_policy, gain_interval, phase_of_disk
 from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole
@@ -161,7 +161,7 @@ class _DiskProblem:
         for _ in range(12):
             responses = np.stack([self._system.response(w) for w in sorted(points)])
             responses = responses[np.isfinite(responses).all(axis=(1, 2))]
-            d, low = minimize_logs(lambda logs, m=responses: self._inverse_square(logs, m), d)
+            d, low = minimize_logs(lambda logs, m=responses: self._sloped(logs, m), d)
             alpha, omega = self._proved(d, 1.0 / math.sqrt(low) if low > 0.0 else math.inf)
             if alpha > best:
                 best, where, kept = alpha, omega, d
@@ -177,14 +177,29 @@ class _DiskProblem:
 
     def _inverse_square(self, logs: np.ndarray, responses: np.ndarray) -> float:
         """Return the largest 1/α² over some responses for the scaling (exp(logs), 1); inf where even α = 0 fails."""
-        d = self._scales(np.exp(np.clip(np.append(logs, 0.0), -40.0, 40.0)))
-        outer, inner = self._parts(d, responses)
+        return self._ranked(logs, responses)[0]
+
+    def _ranked(self, logs: np.ndarray, responses: np.ndarray) -> tuple[float, int]:
+        """Return the largest 1/α² over some responses, and which of them has it."""
+        outer, inner = self._parts(self._scales(scales(logs)), responses)
         values = np.linalg.eigvalsh(outer)
         if not values[:, 0].min() > 1e-14 * values[:, -1].max():
-            return 1e300 * (1.0 - values[:, 0].min())
+            return 1e300 * (1.0 - values[:, 0].min()), int(np.argmin(values[:, 0]))
         root = np.linalg.cholesky(outer)
         half = np.linalg.solve(root, inner.conj().swapaxes(-1, -2))
-        return float(np.linalg.norm(half, 2, axis=(1, 2)).max() ** 2)
+        sizes = np.linalg.norm(half, 2, axis=(1, 2))
+        return float(sizes.max() ** 2), int(np.argmax(sizes))
+
+    def _sloped(self, logs: np.ndarray, responses: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the largest 1/α² and a normal in log d of the half-space in which it can be smaller."""
+        value, k = self._ranked(logs, responses)
+        alpha = 1.0 / math.sqrt(value) if 0.0 < value < 1e299 else 0.0
+        d = self._scales(scales(logs))
+        q, m, p = len(d), self._system.inputs - len(d), self._system.outputs - len(d)
+        rows = np.concatenate([alpha * d, np.full(p, self._ball.radius)])
+        left, _, right = np.linalg.svd(rows[:, None] * responses[k] / np.append(d, np.ones(m)))
+        tails = ([p], [m]) if p else ([], [])
+        return value, slope(left[:, 0], [1] * q + tails[0], right[0], [1] * q + tails[1])
 
     def _scales(self, d: np.ndarray) -> np.ndarray:
         """Return the scalings of the disks from those of all blocks."""

@@ -37,6 +37,23 @@ def test_the_spinning_satellite():
     assert [m.alpha for m in margin.channels] == pytest.approx([2.0, 2.0], rel=1e-6)
 
 
+def test_two_channels_that_need_unequal_scalings():
+    """With K = [1 -2; 0 1] the structured singular value is 1/0.376152; scalings by powers of two give 0.3618."""
+    margin = disk_margin(satellite(), np.array([[1.0, -2.0], [0.0, 1.0]]))
+    assert margin.alpha == pytest.approx(0.3761520692, rel=1e-7)
+    assert margin.alpha <= margin.alpha_upper <= margin.alpha * (1 + 1e-6)
+    assert np.count_nonzero(margin.perturbation - np.diag(np.diag(margin.perturbation))) == 0
+    inside, outside = margin.simulate().growth
+    assert inside < 0.5 < 2.0 < outside
+
+
+def test_an_integrator_says_that_its_gain_is_limited_by_rounding_only():
+    margin = disk_margin(control.tf([1], [1, 0]), 1.0)
+    assert margin.gain_margin[1] > 1e7
+    assert "0 … inf up to the rounding" in str(margin)
+    assert "rounding" not in str(disk_margin(EXAMPLE, 1.0))
+
+
 @pytest.mark.parametrize("skew", [-1.0, 0.0, 1.0, 2.0])
 def test_agreement_with_a_dense_grid(skew):
     margin = disk_margin(EXAMPLE, 1.0, skew)

@@ -53,7 +53,7 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def test_commands_are_known():
-    """Every `lipctrl` line names a command with its arguments and options; every `make` line names a target."""
+    """Every `lipctrl` line names a known command and options, every `make` line a target, `python` a script."""
     import typer.main
 
     from lipctrl.cli.app import app
@@ -70,7 +70,12 @@ def test_commands_are_known():
             context.close()
             seen += 1
         else:
-            assert words[0] == "pip", (page, words)
+            assert words[0] in ("pip", "python"), (page, words)
+            if words[0] == "python":
+                script = words[1] if words[1] != "-m" else words[2].replace(".", "/")
+                assert any(
+                    (ROOT / end).is_file() for end in (script, f"{script}.py", f"{script}/__main__.py")
+                )
     assert seen > 10
 
 

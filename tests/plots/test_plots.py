@@ -17,11 +17,11 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lipctrl import plots
-from lipctrl.analysis import IncrementalBall, structured_gain_margin, trade_off
+from lipctrl.analysis import IncrementalBall, incremental_gain_margin, structured_gain_margin, trade_off
 from lipctrl.analysis.srg import scaled_relative_graphs
 from lipctrl.rules import Layer, Output, centered, linear, neurons, series
 
-MARGIN = SimpleNamespace(lower=0.4, upper=1.8, falsified_lower=0.3, falsified_upper=2.5)
+MARGIN = SimpleNamespace(lower=0.4, upper=1.8, falsified_lower=0.3, falsified_upper=2.5, falsifiers=())
 PLANT = control.tf([1], [1, -1])
 BALL = IncrementalBall([[-3.0]], 1.5)
 
@@ -71,6 +71,15 @@ def double_integrator():
     return control.ss([[1.0, 0.1], [0.0, 1.0]], [[0.0], [0.1]], np.eye(2), np.zeros((2, 1)), 0.1)
 
 
+def curves():
+    levels = np.array([0.0, 0.1, 0.2])
+    return [plots.Degradation(name, "noise", levels, np.array([[-1.0, -2.0, -3.0]] * 2)) for name in "ab"]
+
+
+def simulation():
+    return incremental_gain_margin(PLANT, BALL).simulate("lower")
+
+
 # name of the plot -> (positional arguments from tmp_path, number of axes it needs)
 CASES = {
     "nyquist_plot": (lambda _: (plots.loop_response(PLANT, BALL),), 1),
@@ -99,6 +108,8 @@ CASES = {
     "singular_values_plot": (lambda _: (plots.block_singular_values(network(), points=4),), 1),
     "gershgorin_plot": (lambda _: (plots.gershgorin_discs(network().parts[0]),), 1),
     "tree_plot": (lambda _: (network(),), 1),
+    "degradation_plot": (lambda _: (curves(),), 1),
+    "margin_simulation_plot": (lambda _: (simulation(),), 1),
     "report_plot": (lambda _: (stability_report(PLANT, BALL),), 1),
 }
 EXTRA = {"size_plot": {"quantity": "error [ratio]"}}
@@ -155,7 +166,8 @@ def test_refuses_unknown_keywords(name, tmp_path):
 def test_axes_are_labelled(name, tmp_path):
     arguments, _ = CASES[name]
     axes = all_axes(getattr(plots, name)(*arguments(tmp_path), **EXTRA.get(name, {})))
-    assert all(a.get_ylabel() for a in axes if name != "tightness_plot")
+    named_rows = {"tightness_plot", "margin_intervals_plot"}  # the ticks are the names
+    assert all(a.get_ylabel() for a in axes if name not in named_rows)
     assert axes[-1].get_xlabel()
 
 

@@ -14,29 +14,44 @@ import lipctrl
 from lipctrl.plots import RUN_FIGURES, run_figure, simulate_plant
 
 ENVIRONMENT = "lipctrl/CartPole-v0"
+# Kinds that ask for more than a bound of the plant's Jacobian.
+EXACT_FORM = {"region"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    return short_run(tmp_path_factory.mktemp("runs") / "run", ENVIRONMENT, 10.0)
+
+
+def short_run(folder, environment, limit):
     import torch
 
     from lipctrl.training import find_task, lqr_gain
 
-    K = lqr_gain(find_task(ENVIRONMENT).plant)
+    K = lqr_gain(find_task(environment).plant)
     torch.manual_seed(0)
-    network = lipctrl.LipschitzResNet(4, 1, lipschitz=1.0, width=8, depth=2)
-    policy = lipctrl.ResidualPolicy(gain=K, network=network, action_limits=10.0)
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return lipctrl.train(ENVIRONMENT, policy, algorithm="apg", steps=4096, out=folder, progress=False)
+    network = lipctrl.LipschitzResNet(K.shape[1], 1, lipschitz=1.0, width=8, depth=2)
+    policy = lipctrl.ResidualPolicy(gain=K, network=network, action_limits=limit)
+    return lipctrl.train(environment, policy, algorithm="apg", steps=4096, out=folder, progress=False)
 
 
-@pytest.mark.parametrize("kind", RUN_FIGURES)
+def test_the_region_needs_a_plant_whose_nonlinearity_is_known(run, tmp_path):
+    with pytest.raises(ValueError, match="only bounds the plant's Jacobian"):
+        run_figure(run, "region")
+    assert drawn_share(short_run(tmp_path / "run", "lipctrl/Pendulum-v0", 2.0), "region", tmp_path) > 0.005
+
+
+@pytest.mark.parametrize("kind", [k for k in RUN_FIGURES if k not in EXACT_FORM])
 def test_every_kind_draws(run, kind, tmp_path):
+    assert drawn_share(run, kind, tmp_path) > 0.005
+
+
+def drawn_share(run, kind, tmp_path):
     figure = run_figure(run, kind)
     figure.savefig(tmp_path / "figure.png")
     plt.close("all")
     pixels = matplotlib.image.imread(tmp_path / "figure.png")[..., :3]
-    assert (pixels.min(axis=-1) < 0.9).mean() > 0.005
+    return (pixels.min(axis=-1) < 0.9).mean()
 
 
 def test_simulation_repeats_and_compares_under_the_same_disturbances(run):

@@ -178,6 +178,9 @@ def test_black_boxes_continue_bit_by_bit_too(tmp_path, monkeypatch, mode):
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_from_there(tmp_path):
+    # A test run in the background starts with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupt(checkpoint):
         if checkpoint.iteration == 2:
             os.kill(os.getpid(), signal.SIGINT)

@@ -42,7 +42,8 @@ def run_jobs(
     ----------
     function : a job's settings -> its result; importable by name on every worker.
     workers : Ray workers to start on this machine; 0 runs everything in this process, without Ray.
-    address : of a running Ray cluster ("auto", "ray://host:10001"); all of its CPUs are used then.
+    address : of a running Ray cluster ("auto", "10.0.0.1:6379", "ray://10.0.0.1:10001"); all of its CPUs are used
+        then. Where the cluster asks for a token, RAY_AUTH_MODE=token must be set, except for "auto".
 
     Raises
     ------
@@ -98,7 +99,9 @@ def _run_on_ray(
         except ConnectionError as error:
             raise ValueError(
                 f"address is {address!r}, and no Ray cluster answers there ({error}); start one with "
-                "'ray start --head' and give the address that it prints, or 'auto' on one of its machines"
+                "'ray start --head' and give the address that it prints, or 'auto' on one of its machines. "
+                "To an address, Ray sends its token only if told to: where the cluster asks for one (its start says "
+                "'Token authentication is enabled'), set the environment variable RAY_AUTH_MODE=token"
             ) from error
     try:
         slots = workers if address is None else max(1, int(ray.cluster_resources().get("CPU", 1)))

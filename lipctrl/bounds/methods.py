@@ -74,6 +74,7 @@ def _contracting(
             in_features=given.in_features,
             claim=claim,
             region=box,
+            relaxation=reduction.relaxation,
             metric=metric,
             note=note,
         )
@@ -105,6 +106,7 @@ def _linf(given: Network, box: Box | None) -> Certificate:
         in_features=given.in_features,
         norm="linf",
         region=box,
+        relaxation=reduction.relaxation,
         note={"method": "comparison"},
     )
 
@@ -196,6 +198,7 @@ def _stated(
         in_features=given.in_features,
         claim=claim,
         region=box,
+        relaxation=reduction.relaxation,
         note=note,
     )
 

@@ -10,12 +10,13 @@ an inverse one. The numbers here only steer a solver; what it finds is proved by
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lipctrl.arithmetic import Enclosure
 from lipctrl.bounds.graph import Network
+from lipctrl.bounds.relaxation import ChosenSlopes
 from lipctrl.rules.network import graph_of, slopes_of
 from lipctrl.rules.neurons import Graph
 from lipctrl.rules.reduction import Reduced, reduce_graph
@@ -31,6 +32,8 @@ class Reduction:
     reduced: Reduced
     maps: list[dict[int, np.ndarray]]
     output: dict[int, np.ndarray]
+    # Slopes of lines beside the activations that sharpened the ranges on a region, layer by layer.
+    relaxation: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def sizes(self) -> list[int]:
@@ -56,13 +59,14 @@ class Reduction:
 def reduce_network(network: Network, region: Box | None = None) -> Reduction:
     """Reduce a network on a box (or globally), with the same code that the proof runs."""
     graph = graph_of(network.layers, network.output, network.in_features)
+    lines = ChosenSlopes()
     with np.errstate(over="ignore", invalid="ignore"):
-        reduced = reduce_graph(graph, slopes_of(graph, region), Enclosure)
+        reduced = reduce_graph(graph, slopes_of(graph, region, lines), Enclosure)
     maps = [{k: m.middle() for k, m in layer.items()} for layer in reduced.maps]
     output = {k: m.middle() for k, m in reduced.output.items()}
     if not all(np.isfinite(m).all() for layer in [*maps, output] for m in layer.values()):
         raise ValueError("products of consecutive weights overflow float64; rescale the network")
-    return Reduction(graph, reduced, maps, output)
+    return Reduction(graph, reduced, maps, output, lines.arrays)
 
 
 @dataclass

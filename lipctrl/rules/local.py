@@ -2,7 +2,8 @@
 
 Two enclosures are propagated and intersected: intervals, and zonotopes (affine functions of the input with one noise
 symbol for each neuron that is not linear; Singh et al. 2018, "Fast and effective robustness certification"),
-which remember that two neurons read the same input. Both run in `Enclosure` arithmetic.
+which remember that two neurons read the same input. A third, lines substituted backwards, is
+intersected where slopes are given for it. All run in `Enclosure` arithmetic.
 """
 
 from __future__ import annotations
@@ -15,28 +16,11 @@ import numpy as np
 from lipctrl.activations import Activation
 from lipctrl.arithmetic import TINY, UNIT, Enclosure
 from lipctrl.certificate import Certificate
+from lipctrl.rules.backward import Lines, SlopeRule, backward_range, relax
 from lipctrl.rules.base import require
+from lipctrl.rules.lines import ends, outward
 from lipctrl.rules.neurons import Graph
 from lipctrl.rules.ranges import Interval, slope_range, value_range
-
-
-def _outward(low: np.ndarray, high: np.ndarray) -> Enclosure:
-    """Return the midpoint-radius form that contains [low, high]."""
-    middle = 0.5 * low + 0.5 * high
-    radius = np.maximum(high - middle, middle - low)
-    radius = radius * (1.0 + 8.0 * UNIT) + 8.0 * UNIT * np.abs(middle) + 4.0 * TINY
-    return Enclosure(middle, np.where(low == high, np.where(middle == low, 0.0, radius), radius))
-
-
-def _ends(box: Enclosure) -> Interval:
-    """Return interval ends that contain a midpoint-radius form."""
-    middle, radius = box.middle(), box.radius
-    low, high = middle - radius, middle + radius
-    exact = radius == 0.0
-    return (
-        np.where(exact, low, np.nextafter(low, -np.inf)),
-        np.where(exact, high, np.nextafter(high, np.inf)),
-    )
 
 
 def _affine(sources: Mapping[int, np.ndarray], states: Sequence[Enclosure], bias: np.ndarray) -> Enclosure:
@@ -59,7 +43,7 @@ class Zonotope:
         count = self.generators.shape[1] + 4
         reach = np.abs(self.generators).sum(axis=1) + self.remainder[:, 0]
         reach = reach * (1.0 + 4.0 * count * UNIT) + count * TINY
-        return _ends(Enclosure(self.center[:, 0], reach))
+        return ends(Enclosure(self.center[:, 0], reach))
 
 
 def _padded(generators: np.ndarray, columns: int) -> np.ndarray:
@@ -94,18 +78,18 @@ def _relaxed(
         run = np.where(chord, high - low, 1.0)
         alpha = np.where(chord, np.clip((high - left * low) / run, left, 1.0), alpha)
     a, lo, hi = (Enclosure.exact(t) for t in (alpha, low, high))
-    end_low = _ends(_outward(*value_range(sigma, low, low)) - a.times(lo))
-    end_high = _ends(_outward(*value_range(sigma, high, high)) - a.times(hi))
+    end_low = ends(outward(*value_range(sigma, low, low)) - a.times(lo))
+    end_high = ends(outward(*value_range(sigma, high, high)) - a.times(hi))
     bottom, top = end_low[0], end_high[1]
     if chord.any():
         # σ(v) - αv of a convex σ is largest at an end and, α lying between the slopes, least at the knee v = 0.
         bottom = np.where(chord, 0.0, bottom)
         top = np.where(chord, np.maximum(end_low[1], end_high[1]), top)
     bottom = np.where(chord, np.minimum(bottom, np.minimum(end_low[0], end_high[0])), bottom)
-    offset = _outward(bottom, top)
+    offset = outward(bottom, top)
     fixed = slopes[0] == slopes[1]
     # A coupled or very wide relaxation falls back on the interval of values.
-    flat = _outward(*values)
+    flat = outward(*values)
     use_flat = (flat.radius < offset.radius) & ~fixed
     alpha = np.where(use_flat, 0.0, alpha)
     middle = np.where(use_flat, flat.middle(), offset.middle())
@@ -120,8 +104,13 @@ def _relaxed(
     return Zonotope(center.middle(), np.hstack([generators.middle(), new]), remainder)
 
 
-def propagate(graph: Graph, region: Interval, *, zonotopes: bool = True) -> tuple[list[Interval], Interval]:
+def propagate(
+    graph: Graph, region: Interval, *, zonotopes: bool = True, relaxation: SlopeRule | None = None
+) -> tuple[list[Interval], Interval]:
     """Return enclosures of every layer's pre-activations and of the output for inputs from a box.
+
+    With a `relaxation`, lines of its slopes are substituted backwards from every layer
+    (`lipctrl.rules.backward`), and the ranges are intersected with the ones that hold without.
 
     Raises
     ------
@@ -130,7 +119,7 @@ def propagate(graph: Graph, region: Interval, *, zonotopes: bool = True) -> tupl
     """
     for part in graph.nonlinear:
         require(not isinstance(part, Certificate), "a nested map has no range on a box")
-    box = _outward(*region)
+    box = outward(*region)
     states = [Enclosure(box.middle()[:, None], box.radius[:, None])]
     sets = [Zonotope(box.middle()[:, None], np.diag(box.radius), np.zeros((len(box.radius), 1)))]
     drives: list[Interval] = []
@@ -140,21 +129,42 @@ def propagate(graph: Graph, region: Interval, *, zonotopes: bool = True) -> tupl
             low, high, drive = _drive(graph, l, states, sets, zonotopes)
             drives.append((low, high))
             values = value_range(sigma, low, high)  # type: ignore[arg-type]
-            state = _outward(*values)
+            state = outward(*values)
             states.append(Enclosure(state.middle()[:, None], state.radius[:, None]))
             if zonotopes:
                 sets.append(_advance(sigma, drive, low, high, values, symbols))  # type: ignore[arg-type]
                 # A symbol has one meaning in the whole graph: columns are never used twice.
                 symbols = max(symbols, sets[-1].generators.shape[1])
         low, high, _ = _drive(graph, len(graph.nonlinear), states, sets, zonotopes)
-    return drives, (low, high)
+        if relaxation is None:
+            return drives, (low, high)
+        ranges = _sharpened(graph, region, [*drives, (low, high)], relaxation)
+    return ranges[:-1], ranges[-1]
+
+
+def _sharpened(
+    graph: Graph, region: Interval, ranges: Sequence[Interval], relaxation: SlopeRule
+) -> list[Interval]:
+    """Intersect ranges of all pre-activations and of the output with those of back-substitution."""
+    lines: list[Lines] = []
+    out: list[Interval] = []
+    for l, (low, high) in enumerate(ranges):
+        # The first layer reads the box alone: its range is exact already.
+        found = backward_range(graph, l, lines, region) if set(graph.sources[l]) - {0} else (low, high)
+        low, high = np.maximum(low, found[0]), np.minimum(high, found[1])
+        require(np.isfinite(low).all() and np.isfinite(high).all(), "the range on the box overflows float64")
+        require((low <= high).all(), "an empty range: the enclosures contradict each other")
+        out.append((low, high))
+        if l < len(graph.nonlinear):
+            lines.append(relax(l + 1, graph.nonlinear[l], low, high, relaxation))  # type: ignore[arg-type]
+    return out
 
 
 def _drive(
     graph: Graph, l: int, states: Sequence[Enclosure], sets: Sequence[Zonotope], zonotopes: bool
 ) -> tuple[np.ndarray, np.ndarray, Zonotope | None]:
     interval = _affine(graph.sources[l], states, graph.biases[l])
-    low, high = _ends(Enclosure(interval.middle()[:, 0], interval.radius[:, 0]))
+    low, high = ends(Enclosure(interval.middle()[:, 0], interval.radius[:, 0]))
     drive = None
     if zonotopes:
         drive = _combined(graph.sources[l], sets, graph.biases[l])
@@ -178,15 +188,15 @@ def _advance(
     if sigma.name == "identity":
         return drive
     if sigma.group > 1:
-        flat = _outward(*values)
+        flat = outward(*values)
         new = np.hstack([np.zeros((len(low), symbols)), np.diag(flat.radius)])
         return Zonotope(flat.middle()[:, None], new, np.zeros((len(low), 1)))
     return _relaxed(sigma, drive, low, high, values, symbols)
 
 
-def local_slopes(graph: Graph, region: Interval) -> list[Interval]:
+def local_slopes(graph: Graph, region: Interval, relaxation: SlopeRule | None = None) -> list[Interval]:
     """Return slope intervals of every neuron, proved for inputs from a box."""
-    drives, _ = propagate(graph, region)
+    drives, _ = propagate(graph, region, relaxation=relaxation)
     out = []
     for sigma, (low, high) in zip(graph.nonlinear, drives, strict=True):
         out.append(slope_range(sigma, low, high))  # type: ignore[arg-type]

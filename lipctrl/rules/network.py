@@ -18,6 +18,7 @@ import numpy as np
 from lipctrl.activations import Activation
 from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.positivity import prove_positive_semidefinite
+from lipctrl.rules.backward import SlopeRule, needs_lines, stored_slopes
 from lipctrl.rules.base import Kind, Rule, exact, register, require, round_up
 from lipctrl.rules.local import local_slopes
 from lipctrl.rules.neurons import (
@@ -37,9 +38,28 @@ Box = tuple[np.ndarray, np.ndarray]
 METRIC_FLOOR = 2.0**-40
 
 
-def slopes_of(graph: Graph, region: Box | None) -> list[tuple[np.ndarray, np.ndarray]]:
+def slopes_of(
+    graph: Graph, region: Box | None, relaxation: SlopeRule | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return slope intervals of all neurons: of the activations, or proved on a box of inputs."""
-    return graph.slopes if region is None else local_slopes(graph, region)
+    return graph.slopes if region is None else local_slopes(graph, region, relaxation)
+
+
+def _relaxation(node: Certificate, graph: Graph) -> SlopeRule | None:
+    """Return the stored slopes of lines beside the activations, one array for every layer that reads them, or none."""
+    found = {l: node.witness.get(f"relaxation{l}") for l in range(1, len(graph.nonlinear) + 1)}
+    slopes = {l: array for l, array in found.items() if array is not None}
+    if not slopes:
+        return None
+    require(node.region is not None, "network: a relaxation without a region")
+    needed = {l for l, sigma in enumerate(graph.nonlinear, start=1) if needs_lines(sigma)}
+    require(set(slopes) == needed, f"network: relaxations of layers {sorted(slopes)}, not {sorted(needed)}")
+    return stored_slopes(slopes)
+
+
+def _certifying(node: Certificate) -> set[str]:
+    """Return the names of the witness arrays beside those of a relaxation."""
+    return {name for name in node.witness if not name.startswith("relaxation")}
 
 
 def _multipliers(node: Certificate, graph: Graph, reduced: Reduced) -> list[np.ndarray]:
@@ -47,7 +67,7 @@ def _multipliers(node: Certificate, graph: Graph, reduced: Reduced) -> list[np.n
     names = {f"multiplier{l}" for l, free in enumerate(reduced.free, start=1) if len(free)}
     if node.claim in METRIC_CLAIMS:
         names.add("metric")
-    require(set(node.witness) == names, f"network: witness is {sorted(node.witness)}")
+    require(_certifying(node) == names, f"network: witness is {sorted(node.witness)}")
     full = [
         node.witness.get(f"multiplier{l}", np.zeros(graph.sizes[l])) for l in range(1, len(reduced.free) + 1)
     ]
@@ -109,10 +129,13 @@ class Network(Rule):
 
     def prove(self, node: Certificate, kind: Kind) -> None:
         graph = read_graph(node)
-        reduced = reduce_graph(graph, slopes_of(graph, node.region), kind)
+        relaxation = _relaxation(node, graph)
+        layers = {f"relaxation{l}" for l in range(1, len(graph.nonlinear) + 1)}
+        require(set(node.witness) - layers == _certifying(node), "network: a relaxation of no layer")
+        reduced = reduce_graph(graph, slopes_of(graph, node.region, relaxation), kind)
         if node.norm == "linf":
             require(node.claim == "lipschitz", "network: linf proves Lipschitz bounds")
-            require(not node.witness, "network: the linf proof reads no witness")
+            require(not _certifying(node), "network: the linf proof reads no multipliers")
             require(not node.parts, "network: a nested map has no linf bound")
             require(
                 exact(node.gain) >= comparison_bound(graph, reduced, kind), "the propagated bound is larger"
@@ -135,13 +158,16 @@ def network(
     norm: str = "l2",
     region: Box | None = None,
     metric: Any = None,
+    relaxation: Mapping[int, Any] | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """State a claim about a given network; `lipctrl.check` proves it.
 
     `multipliers[l]` has shape (h_l,) for each layer l = 1..K with a neuron whose slope is not
     fixed (zeros for fixed neurons); none for norm "linf". `metric` is P of the claims "contraction" and
-    "contraction-rate", and of no other. Layers with `activation="identity"` are affine.
+    "contraction-rate", and of no other. `relaxation[l]` (h_l, 2), of claims on a region: slopes of lines below
+    and above the activation, with which pre-activation ranges are substituted backwards. Layers with
+    `activation="identity"` are affine.
 
     Examples
     --------
@@ -162,6 +188,7 @@ def network(
         witness={
             **{f"multiplier{l}": lam for l, lam in multipliers.items()},
             **({} if metric is None else {"metric": metric}),
+            **{f"relaxation{l}": slopes for l, slopes in (relaxation or {}).items()},
         },
         params=base.params,
         norm=norm,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +48,15 @@ class LoopResponse:
         return np.linalg.svd(self.transformed, compute_uv=False)
 
 
-def frequency_grid(system: Any, extra: tuple[float, ...] = (), count: int = 600) -> np.ndarray:
-    """Return frequencies [rad/s] that cover the modes of a realisation, dense around resonances and `extra`."""
-    poles = np.linalg.eigvals(system.A) if system.states else np.zeros(0)
+def frequency_grid(systems: Sequence[Any], extra: tuple[float, ...] = (), count: int = 600) -> np.ndarray:
+    """Return frequencies [rad/s] that cover the modes of realisations, dense around resonances and `extra`."""
+    system = systems[0]
+    poles = np.concatenate([np.linalg.eigvals(s.A) if s.states else np.zeros(0) for s in systems])
     if system.is_discrete:
         poles = np.log(poles[np.abs(poles) > 1e-12].astype(np.complex128)) / system.sample_time
     size = np.abs(poles)
     size = size[(size > 1e-9) & np.isfinite(size)]
-    low, high = (size.min() / 50.0, size.max() * 50.0) if size.size else (1e-2, 1e2)
+    low, high = (size.min() / 100.0, size.max() * 50.0) if size.size else (1e-2, 1e2)
     top = system.highest_frequency
     high = min(high, top)
     low = min(low, high / 1e3)
@@ -102,7 +104,7 @@ def response_of_loop(loop: Any, ball: Any, norm: Any, verdict: str, *, omega: An
     system, closed = loop.plant, loop.system
     if omega is None:
         extra = (norm.frequency,) if math.isfinite(norm.frequency) else ()
-        grid = frequency_grid(system if closed is None else closed, extra)
+        grid = frequency_grid([system] if closed is None else [system, closed], extra)
     else:
         grid = np.asarray(omega, dtype=np.float64)
         if grid.ndim != 1 or grid.size < 2 or not np.isfinite(grid).all() or not (np.diff(grid) > 0).all():

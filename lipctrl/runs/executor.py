@@ -93,7 +93,8 @@ def _run_on_ray(
     ray = _import_ray()
     ours = not ray.is_initialized()
     if ours:
-        size: dict[str, Any] = {"num_cpus": workers} if address is None else {"address": address}
+        # "local", not nothing: without an address Ray joins a cluster that was started here, dead ones included.
+        size = {"address": "local", "num_cpus": workers} if address is None else {"address": address}
         try:
             ray.init(include_dashboard=False if address is None else None, log_to_driver=False, **size)
         except ConnectionError as error:

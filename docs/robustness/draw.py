@@ -25,10 +25,12 @@ def draw(environment: str) -> Path:
         curves = plots.degradations(FOLDER / "measured.csv", environment, condition)
         plots.degradation_plot(curves, ax=ax, legend=False)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    seeds = min(len(curve.returns) for curve in curves)
+    counted = [f"{label} ({len(c.returns)} seeds)" for label, c in zip(labels, curves, strict=True)]
+    figure.legend(
+        handles, counted, loc="outside lower center", ncols=2 if len(counted) == 4 else 3, frameon=False
+    )
     figure.suptitle(
-        f"{environment}: return lost; mean of {seeds} training seeds, bands from the best to the worst"
+        f"{environment}: return lost; means of the training seeds, bands from the best to the worst"
     )
     path = FOLDER / f"{environment.lower()}.png"
     figure.savefig(path, dpi=90, metadata={"Software": None})

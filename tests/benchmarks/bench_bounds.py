@@ -201,9 +201,31 @@ def local(fast: bool) -> list[Row]:
     return rows
 
 
+def ranges(fast: bool) -> list[Row]:
+    """Width of the output range over a box of half-width r: intervals, zonotopes, CROWN, 20,000 samples (CPU s)."""
+    rows: list[Row] = []
+    sizes = [4, 16, 16, 2] if fast else [4, 32, 32, 32, 2]
+    for kind in ("relu", "tanh") if fast else ("relu", "tanh", "silu", "softplus"):
+        layers = _mlp(sizes, 0)
+        given = lipctrl.bounds.read_network(layers, kind)
+        for radius in (0.3,) if fast else (0.1, 0.3, 1.0):
+            row: Row = {"activation": kind, "r": radius}
+            for method in ("interval", "linear", "crown"):
+                (low, high), seconds = _timed(
+                    lambda method=method, given=given, radius=radius: lipctrl.output_range(
+                        given, -radius, radius, method
+                    )
+                )
+                row |= {method: float((high - low).mean()), f"{method} [s]": seconds}
+            x = np.random.default_rng(1).uniform(-radius, radius, (20000, sizes[0]))
+            row["sampled"] = float(np.ptp(given(x), axis=0).mean())
+            rows.append(row)
+    return rows
+
+
 def run(fast: bool) -> list[Row]:
     """Run all tables of this file, one after the other."""
-    return [*solvers(fast), *depth(fast), *greedy(fast), *residual(fast), *local(fast)]
+    return [*solvers(fast), *depth(fast), *greedy(fast), *residual(fast), *local(fast), *ranges(fast)]
 
 
 TABLES = {
@@ -212,4 +234,5 @@ TABLES = {
     "bounds-greedy": greedy,
     "bounds-residual": residual,
     "bounds-local": local,
+    "bounds-ranges": ranges,
 }

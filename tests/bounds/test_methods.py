@@ -303,7 +303,7 @@ class TestInfinityNorm:
 
 
 class TestRanges:
-    @pytest.mark.parametrize("method", ["interval", "linear"])
+    @pytest.mark.parametrize("method", ["interval", "linear", "crown"])
     def test_ranges_hold(self, given, method):
         layers = given.mlp([3, 10, 10, 2], seed=7)
         low, high = lipctrl.bounds.output_range(layers, -0.3, 0.5, method, activation="tanh")
@@ -319,6 +319,14 @@ class TestRanges:
         assert (sharp[0] >= loose[0]).all()
         assert (sharp[1] <= loose[1]).all()
         assert (sharp[1] - sharp[0] < 0.7 * (loose[1] - loose[0])).all()
+
+    def test_back_substitution_is_never_worse(self, given):
+        layers = given.mlp([3, 10, 10, 2], seed=7)
+        linear = lipctrl.bounds.output_range(layers, -0.3, 0.5, "linear", activation="tanh")
+        crown = lipctrl.bounds.output_range(layers, -0.3, 0.5, activation="tanh")
+        assert (crown[0] >= linear[0]).all()
+        assert (crown[1] <= linear[1]).all()
+        assert (crown[1] - crown[0] < 0.95 * (linear[1] - linear[0])).all()
 
     def test_unknown_methods_are_refused(self, given):
         with pytest.raises(ValueError, match="interval"):

@@ -12,6 +12,7 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,23 @@ Rows = list[dict[str, Any]]
 
 # Share of the stability radius that a residual may use: it may grow by a quarter before the proof ends.
 SHARE = 0.8
-EPISODES, SEEDS, ITERATIONS = 96, 3, 25
-VALIDATION_SEED, TEST_SEED = 77, 4242
+EPISODES, SEEDS, ITERATIONS = 256, 3, 25
+CERTAINTY_EPISODES = 96
+# Settings were chosen on training seeds from 100 on and on other episodes than these.
+VALIDATION_SEED, TEST_SEED = 77, 90817
 LONG = APGConfig(
     environments=128, horizon=64, policy_rate=5e-3, value_rate=2e-3, value_epochs=2, value_minibatches=16
 )
 # Half the rate where the residual has little authority: at the full rate it overshoots its best.
 GENTLE = dataclasses.replace(LONG, policy_rate=2.5e-3)
+
+
+CONFIGS: dict[str, APGConfig] = dict.fromkeys(
+    ("LateralVehicle", "DoublePendulumCart", "PlanarQuadrotor"), GENTLE
+)
+# (iterations, width, depth) where the usual ones gained nothing on tuning seeds.
+SIZES = {"DoublePendulumCart": (60, 32, 2)}
+USUAL_SIZE = (ITERATIONS, 16, 1)
 
 
 def _copy(task: Task) -> Task:
@@ -84,7 +95,9 @@ def paired(ours: list[Evaluation], base: Evaluation) -> tuple[float, float]:
     return float(change.mean()), math.hypot(float(error), float(spread))
 
 
-def new_residual(task: Task, guarantee: StabilityGuarantee, seed: int) -> lipctrl.ResidualPolicy:
+def new_residual(
+    task: Task, guarantee: StabilityGuarantee, seed: int, width: int, depth: int
+) -> lipctrl.ResidualPolicy:
     """Return u = -K y + φ(y), Lip φ ≤ SHARE × radius; φ(0) = 0, because a bias at rest costs in every step."""
     streams = split_seed(seed)
     scale = 2.0 ** np.ceil(np.log2(measure_observation_scale(task, streams["simulator"])))
@@ -93,8 +106,8 @@ def new_residual(task: Task, guarantee: StabilityGuarantee, seed: int) -> lipctr
         task.observation_size,
         task.action_size,
         lipschitz=SHARE * guarantee.radius * float(scale.min()),
-        width=16,
-        depth=1,
+        width=width,
+        depth=depth,
         zero_at_origin=True,
     )
     return lipctrl.ResidualPolicy(guarantee.gain, network, scale, task.action_limit)
@@ -110,11 +123,12 @@ def residual_of(name: str, fast: bool) -> dict[str, Any]:
     lqr = evaluate(lambda y: np.clip(-y @ K.T, -limit, limit), task, episodes=episodes, seed=TEST_SEED)
     found: list[Evaluation] = []
     radii, margins, seconds = [], [], []
+    iterations, width, depth = SIZES.get(name, USUAL_SIZE)
     for seed in range(1 if fast else SEEDS):
-        policy = new_residual(task, guarantee, seed)
+        policy = new_residual(task, guarantee, seed, width, depth)
         start = time.process_time()
         found.append(
-            trained(APG, policy, task, CONFIGS.get(name, LONG), 2 if fast else ITERATIONS, seed, episodes)
+            trained(APG, policy, task, CONFIGS.get(name, LONG), 2 if fast else iterations, seed, episodes)
         )
         seconds.append(time.process_time() - start)
         certificate = policy.certificate()
@@ -138,27 +152,26 @@ def residual_of(name: str, fast: bool) -> dict[str, Any]:
     }
 
 
-CONFIGS: dict[str, APGConfig] = dict.fromkeys(
-    ("LateralVehicle", "DoublePendulumCart", "PlanarQuadrotor"), GENTLE
-)
-
-
 def residual_everywhere(fast: bool) -> Rows:
-    """Every plant: a certified residual (half the stability radius) against its LQR, paired over disturbed episodes."""
+    """Every plant: certified residuals (0.8 of the stability radius) against LQR, paired over disturbed episodes."""
     torch.set_num_threads(1)
     return [residual_of(name, fast) for name in lipctrl_envs.plant_names()]
 
 
 def cost_of_certainty(fast: bool) -> Rows:
     """Cost of certified policies for several bounds, beside an unconstrained MLP: same algorithm, budget and size."""
+    return list(certainty_rows(fast))
+
+
+def certainty_rows(fast: bool) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `cost_of_certainty`, each as it comes."""
     torch.set_num_threads(1)
     seeds = range(1 if fast else 3)
     cases: list[tuple[str, Any, Any, int, tuple[float, ...]]] = [
-        ("Pendulum-v1", PPO, PPOConfig(), 2 if fast else 70, (6.0, 10.0, 20.0)),
-        ("lipctrl/CartPole-v0", APG, LONG, 2 if fast else 60, (0.25, 0.5, 0.9)),
-        ("lipctrl/MassSpringChain-v0", APG, LONG, 2 if fast else 60, (0.25, 0.5, 0.9)),
+        ("Pendulum-v1", PPO, PPOConfig(), 2 if fast else 40, (6.0, 10.0, 20.0)),
+        ("lipctrl/CartPole-v0", APG, LONG, 2 if fast else ITERATIONS, (0.25, 0.5, 0.9)),
+        ("lipctrl/MassSpringChain-v0", APG, LONG, 2 if fast else ITERATIONS, (0.25, 0.5, 0.9)),
     ]
-    rows: Rows = []
     for env_id, kind, config, total, bounds in cases:
         task = find_task(env_id)
         for bound in (*bounds, None):
@@ -166,20 +179,21 @@ def cost_of_certainty(fast: bool) -> Rows:
             for seed in seeds:
                 policy: Any = _bounded(task, bounds[0] if bound is None else bound, seed)
                 if bound is None:
-                    policy = plain_like(policy, 32, 3, seed)
-                found.append(trained(kind, policy, task, config, total, seed, 16 if fast else EPISODES))
+                    policy = plain_like(policy, _equal_width(policy), 2, seed)
+                found.append(
+                    trained(kind, policy, task, config, total, seed, 16 if fast else CERTAINTY_EPISODES)
+                )
             costs = [f.cost for f in found]
-            rows.append(
-                {
-                    "environment": env_id,
-                    "algorithm": kind.name,
-                    "bound": "none (MLP)" if bound is None else _named(task, bound),
-                    "cost": statistics.mean(costs),
-                    "worst seed": max(costs),
-                    "failures, mean": statistics.mean(int(f.terminated.sum()) for f in found),
-                }
-            )
-    return rows
+            yield {
+                "environment": env_id,
+                "algorithm": kind.name,
+                "bound": "none (MLP)" if bound is None else _named(task, bound),
+                "cost": statistics.mean(costs),
+                "best seed": min(costs),
+                "worst seed": max(costs),
+                "failures, mean": statistics.mean(int(f.terminated.sum()) for f in found),
+                "parameters": sum(p.numel() for p in policy.parameters()),
+            }
 
 
 def _bounded(task: Task, bound: float, seed: int) -> Any:
@@ -188,6 +202,13 @@ def _bounded(task: Task, bound: float, seed: int) -> Any:
         return design_policy(task, lipschitz=bound, seed=seed).policy
     radius = StabilityGuarantee.of(task.plant.linearize(), output_gain(task.plant)).radius
     return design_policy(task, lipschitz=bound * radius, seed=seed).policy
+
+
+def _equal_width(policy: Any) -> int:
+    """Return the width of the largest MLP with two hidden layers and no more parameters than the policy."""
+    parameters, m = sum(p.numel() for p in policy.parameters()), policy.out_features
+    b = policy.in_features + 2 + m
+    return int((math.sqrt(b * b + 4.0 * (parameters - m)) - b) / 2.0)
 
 
 def _named(task: Task, bound: float) -> str:

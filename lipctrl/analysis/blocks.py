@@ -7,19 +7,19 @@ time-invariant ones it is one side of the structured singular value (Doyle 1982;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.descent import ellipsoid_descent
 from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass
 
 # (rows, columns) of each Δ_i: rows are inputs of M, columns are outputs of M.
 Shapes = Sequence[tuple[int, int]]
-# Logarithms of scalings stay within this, and are searched until the minimum is within this relative distance.
-_REACH, _SHARE = 40.0, 1e-9
+# Logarithms of scalings stay within this.
+_REACH = 40.0
 
 
 def check_shapes(blocks: Any, inputs: int, outputs: int) -> tuple[tuple[int, int], ...]:
@@ -69,30 +69,12 @@ def slope(left: np.ndarray, rows: Sequence[int], right: np.ndarray, columns: Seq
 
 
 def minimize_logs(size: Any, start: np.ndarray) -> tuple[np.ndarray, float]:
-    """Minimise a quasi-convex function of log d, the last d being 1, by ellipsoids; return d and the value.
-
-    `size` returns its value and a normal of a half-space that holds the minimum. Nothing smooth is asked: at the
-    minimum two singular values often coincide. Source: the ellipsoid method (Shor 1977; Bland, Goldfarb & Todd 1981).
-    """
+    """Minimise a quasi-convex function of log d, the last d being 1; return d and the value (`ellipsoid_descent`)."""
     logs = np.log(start[:-1] / start[-1])
-    n = logs.size
-    best, value = logs, size(logs)[0]
-    if n == 0:
-        return np.ones(1), value
-    # The first ellipsoid reaches a factor e^8 about the start. As a gradient is one of a logarithm, its product with
-    # the ellipsoid bounds the relative distance to the minimum.
-    shape = np.eye(n) * 64.0
-    for _ in range(60 * n * (n + 1)):
-        found, normal = size(logs)
-        if found < value:
-            best, value = logs, found
-        reach = math.sqrt(max(float(normal @ shape @ normal), 0.0))
-        if not reach > _SHARE:
-            break
-        step = shape @ normal / reach
-        logs = logs - step / (n + 1.0)
-        cut = shape - 2.0 / (n + 1.0) * np.outer(step, step)
-        shape = shape / 4.0 if n == 1 else n * n / (n * n - 1.0) * cut
+    if logs.size == 0:
+        return np.ones(1), size(logs)[0]
+    # The search reaches a factor e^8 about the start; a gradient of a logarithm counts relative distances.
+    best, value = ellipsoid_descent(size, logs, 8.0)
     return scales(best), value
 
 

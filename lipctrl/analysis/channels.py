@@ -16,6 +16,7 @@ import numpy as np
 import scipy.optimize
 
 from lipctrl.analysis.circle import is_positive_real
+from lipctrl.analysis.descent import ellipsoid_descent
 from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad, block
@@ -216,4 +217,42 @@ class _SampledSearch:
             if found.fun <= best:
                 best, self.point = float(found.fun), found.x
         t, n = self._multipliers(self.point)
+        if best > 1.0 / LARGEST and len(self.point):
+            best, t, n = self._polished(best, t, n)
         return (1.0 / best if best > 1.0 / LARGEST else math.inf), t, n
+
+    def _polished(self, level: float, t: np.ndarray, n: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Continue in the entries of T and N themselves, in which the sets are convex, by ellipsoids."""
+        unit = np.append(t[1:], np.maximum(n, self.spread * t)) if self.owner.popov else t[1:]
+        size = self.owner.size
+
+        def parts(point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            values = point * unit
+            return np.append(t[:1], values[: size - 1]), values[size - 1 :] if self.owner.popov else n
+
+        def value(point: np.ndarray) -> tuple[float, np.ndarray]:
+            floor = np.append(np.full(size - 1, 1e-3), np.zeros(len(point) - size + 1))
+            beyond = point - floor
+            if beyond.min() < 0.0:
+                return math.inf, -1.0 * (np.arange(len(point)) == np.argmin(beyond))
+            here, slopes = self._sloped(*parts(point))
+            return here, slopes * unit
+
+        start = np.append(t[1:], n) / unit if self.owner.popov else np.ones(size - 1)
+        found, best = ellipsoid_descent(value, start, 1.0)
+        return (best, *parts(found)) if best < level else (level, t, n)
+
+    def _sloped(self, t: np.ndarray, n: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the level of T and N, and its slopes (relative) in t₂, … and, for Popov, n₁, …"""
+        root = np.sqrt(t)
+        g = self.response / root[None, :]
+        weights = root + 1j * self.omega[:, None] * (n / root)
+        m = -weights[:, :, None] * g
+        values, vectors = np.linalg.eigh(0.5 * (m + m.conj().swapaxes(1, 2)))
+        k = int(np.argmax(values[:, -1]))
+        level, x = float(values[k, -1]), vectors[k, :, -1] / root
+        flow = x.conj() * (self.response[k] @ x)
+        slopes = (-flow.real - level * np.abs(x) ** 2)[1:]
+        if self.owner.popov:
+            slopes = np.append(slopes, (-1j * self.omega[k] * flow).real)
+        return level, slopes / max(abs(level), 1e-300)

@@ -44,7 +44,8 @@ class MultiplierTest:
     incremental: bool = False
 
     def __str__(self) -> str:
-        return f"{self.criterion}: slopes [0, {self.slope:.6g}] ({self.claim})"
+        end = f"{self.slope:.6g}]" if math.isfinite(self.slope) else "inf)"
+        return f"{self.criterion}: slopes [0, {end} ({self.claim})"
 
 
 def _transfer_function(plant: Any) -> tuple[np.ndarray, np.ndarray, float]:
@@ -84,11 +85,17 @@ def popov_criterion(plant: Any) -> MultiplierTest:
     Examples
     --------
     >>> import control
-    >>> popov_criterion(control.tf([1], [1, 2, 1])).slope > 1e6        # the circle criterion stops at 8
-    True
+    >>> popov_criterion(control.tf([1], [1, 2, 1])).slope        # the circle criterion stops at 8
+    inf
+    >>> print(f"{popov_criterion(control.tf([1], [1, 3, 3, 1])).slope:.8f}")
+    8.00000000
     """
     system = as_realization(plant)
     if system.inputs == system.outputs > 1:
+        if system.d.is_zero() and (system.b.is_zero() or system.c.is_zero()):
+            square_stable(system)
+            constant = np.array([np.ones(system.inputs), np.zeros(system.inputs)])
+            return MultiplierTest(math.inf, "Popov", constant, ("1", "s"))
         k, t, eta = popov_channels(square_stable(system))
         return MultiplierTest(k, "Popov", np.array([t, eta]), ("1", "s"))
     num, den, sample_time = _transfer_function(plant)
@@ -101,35 +108,33 @@ def popov_criterion(plant: Any) -> MultiplierTest:
             "the plant has direct feed-through; the Popov criterion needs a strictly proper plant"
         )
     by_line = _popov_line(num, den)
+    if math.isinf(by_line.slope):
+        return by_line
     # A second search follows the frequencies that limit its own proof; it finds what samples between them miss.
     k, _, eta = popov_channels(square_stable(system))
-    if k > by_line.slope:
+    if k > by_line.slope * (1.0 + 1e-12):
         return MultiplierTest(k, "Popov", eta, ("s",))
     return by_line
 
 
 def _popov_line(num: np.ndarray, den: np.ndarray) -> MultiplierTest:
-    """Return the bound of one channel by a linear programme on samples, proved by Sturm's theorem."""
-    omega = _frequencies(den)
-    response = np.polyval(num, 1j * omega) / np.polyval(den, 1j * omega)
-    # Minimise 1/k subject to 1/k ≥ ηω Im G - Re G at samples; the proof below decides.
-    scale = max(1.0, float(np.abs(omega * response.imag).max(initial=0.0)))
-    rows = np.column_stack([-np.ones(len(omega)), omega * response.imag / scale])
-    solution = scipy.optimize.linprog([1.0, 1e-9], rows, response.real, bounds=[(0.0, None), (0.0, None)])
-    best = MultiplierTest(0.0, "Popov", np.zeros(1), ("s",))
-    if not solution.success:
-        return best
-    kappa, eta = float(solution.x[0]), float(solution.x[1]) / scale
-    size = 1e-3 * float(np.abs(response).max(initial=1e-12))
+    """Return the bound of one channel: the best η by tangents, proved by Sturm's theorem."""
+    if not num.any():
+        return MultiplierTest(math.inf, "Popov", np.zeros(1), ("s",))
+    line = _PopovLine(num, den)
+    kappa, eta = line.best()
+    if kappa <= 1e-14 * line.size and _never_negative(_popov_polynomial(num, den, eta, 0.0)):
+        return MultiplierTest(math.inf, "Popov", np.array([eta]), ("s",))
+    kappa = max(kappa, 0.0)
     failed = kappa
-    for slack in (1e-12, 1e-9, 1e-7, 1e-5, 1e-3, 0.1, 10.0):
-        # The slack is relative to the size of the response, so that a plant with unbounded k stays finite.
-        level = kappa * (1.0 + slack) + slack * size
+    for slack in (1e-13, 1e-12, 1e-11, 1e-10, 1e-9, 1e-7, 1e-5, 1e-3, 0.1, 10.0):
+        # The slack is relative to the size of the response, too, so that a plant with unbounded k stays finite.
+        level = kappa * (1.0 + slack) + 1e-3 * slack * line.size
         if positive_on_half_line(_popov_polynomial(num, den, eta, level)):
             break
         failed = level
     else:
-        return best
+        return MultiplierTest(0.0, "Popov", np.zeros(1), ("s",))
     for _ in range(20):
         middle = 0.5 * (failed + level)
         if positive_on_half_line(_popov_polynomial(num, den, eta, middle)):
@@ -137,6 +142,78 @@ def _popov_line(num: np.ndarray, den: np.ndarray) -> MultiplierTest:
         else:
             failed = middle
     return MultiplierTest(math.nextafter(1.0 / level, 0.0), "Popov", np.array([eta]), ("s",))
+
+
+def _never_negative(polynomial: np.ndarray) -> bool:
+    """Prove p(x) ≥ 0 for x ≥ 0, zeros at x = 0 being divided out; with any 1/k > 0 that is positive."""
+    nonzero = [i for i, c in enumerate(polynomial) if c != 0]
+    return not nonzero or positive_on_half_line(polynomial[nonzero[0] :])
+
+
+class _PopovLine:
+    """κ(η) = max over ω of ηω Im G - Re G, convex in η: the smallest 1/k of a multiplier 1 + ηs, unverified."""
+
+    def __init__(self, num: np.ndarray, den: np.ndarray) -> None:
+        self._num, self._den, self._omega = num, den, _frequencies(den)
+        self._samples = self._parts(self._omega)
+        self.size = float(np.abs(self._response(self._omega)).max())
+        poles = np.abs(np.roots(den))
+        self._unit = 1.0 / float(poles.max(initial=1e-300))
+
+    def _response(self, omega: np.ndarray) -> np.ndarray:
+        return np.polyval(self._num, 1j * omega) / np.polyval(self._den, 1j * omega)
+
+    def _parts(self, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return -Re G and ω Im G."""
+        g: Any = self._response(omega)
+        return -g.real, omega * g.imag
+
+    def at(self, eta: float) -> tuple[float, float]:
+        """Return κ(η) and a subgradient, the highest peaks refined between samples."""
+        values = self._samples[0] + eta * self._samples[1]
+        inner = np.flatnonzero((values[1:-1] >= values[:-2]) & (values[1:-1] >= values[2:])) + 1
+        candidates = np.concatenate([inner[np.argsort(values[inner])[-3:]], [0, len(values) - 1]])
+        best, slope = -math.inf, 0.0
+        for k in candidates:
+            left, right = self._omega[max(k - 1, 0)], self._omega[min(k + 1, len(values) - 1)]
+            for _ in range(14):
+                fine = np.linspace(left, right, 13)
+                constant, linear = self._parts(fine)
+                heights = constant + eta * linear
+                j = int(np.argmax(heights))
+                if heights[j] > best:
+                    best, slope = float(heights[j]), float(linear[j])
+                left, right = fine[max(j - 1, 0)], fine[min(j + 1, 12)]
+        return best, slope
+
+    def best(self) -> tuple[float, float]:
+        """Return the smallest κ and its η ≥ 0; where some κ ≤ 0 is found, that is enough."""
+        left = 0.0
+        low, fall = self.at(left)
+        if fall >= 0.0 or low <= 0.0:
+            return low, left
+        right = self._unit
+        high, rise = self.at(right)
+        while rise < 0.0 < high and right < 1e12 * self._unit:
+            left, low, fall = right, high, rise
+            right *= 4.0
+            high, rise = self.at(right)
+        if rise <= 0.0 or high <= 0.0:
+            return high, right
+        for _ in range(80):
+            # Where the two tangents meet: no κ is below.
+            eta = (low - high + rise * right - fall * left) / (rise - fall)
+            bound = low + fall * (eta - left)
+            if not left < eta < right:
+                break
+            value, slope = self.at(eta)
+            if slope < 0.0:
+                left, low, fall = eta, value, slope
+            else:
+                right, high, rise = eta, value, slope
+            if value <= 0.0 or value - bound <= 1e-14 * abs(value):
+                break
+        return min((low, left), (high, right))
 
 
 def _frequencies(den: np.ndarray) -> np.ndarray:

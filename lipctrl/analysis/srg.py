@@ -185,7 +185,8 @@ def scaled_relative_graphs(
     Raises
     ------
     ValueError
-        For plants that are not square or not provably stable (close a nominal loop first), or bad slopes.
+        For plants that are not square or not provably stable (close a nominal loop first), bad slopes, or
+        frequencies that are empty, negative or not finite.
 
     Examples
     --------
@@ -207,6 +208,7 @@ def scaled_relative_graphs(
             "the plant is not provably stable, so its SRG is unbounded; close a loop with a constant gain inside the "
             "slopes first and shift the slopes by it, or use circle_criterion, which does that"
         )
+    points = _frequencies(system, omega, omega_num)
     curve = _Curve(system)
     first = _separation(curve, a, b)
     middle = 0.5 * (a + b)
@@ -225,7 +227,6 @@ def scaled_relative_graphs(
         reason = "separated at τ = 1 only, which proves nothing: the loop of the middle slope is not stable"
     else:
         verdict, reason = Verdict.INCONCLUSIVE, "the graphs are not provably separated at τ = 1"
-    points = resonance_grid(system, omega_num) if omega is None else np.asarray(omega, dtype=float)
     if system.inputs == 1:
         response = np.array([system.response(w)[0, 0] for w in points])
         hull = _hull(response)
@@ -234,6 +235,24 @@ def scaled_relative_graphs(
     return ScaledRelativeGraphs(
         verdict, reason, (a, b), first.value, every, first.frequency, guard, points, response, hull
     )
+
+
+def _frequencies(system: Realization, omega: Any, count: int) -> np.ndarray:
+    """Return the frequencies of a picture, chosen or checked."""
+    if omega is None:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 2:
+            raise ValueError(f"omega_num is {count!r}; expected a whole number of at least 2 frequencies")
+        return resonance_grid(system, count)
+    try:
+        points = np.atleast_1d(np.asarray(omega, dtype=float))
+    except (TypeError, ValueError):
+        points = np.zeros(0)
+    if points.ndim != 1 or not points.size or not np.isfinite(points).all() or (points < 0.0).any():
+        raise ValueError(
+            f"omega is {omega!r}; expected a list of at least one finite frequency ≥ 0 [rad/s] for the picture, or "
+            "None to have them chosen (omega_num says how many)"
+        )
+    return points
 
 
 def _sampled_graph(system: Realization, points: np.ndarray, count: int = 8) -> np.ndarray:

@@ -39,7 +39,8 @@ class GainChoice:
     """A gain K of u = -K y + φ(y), its proved Lipschitz budget and how it was found.
 
     `bound` is a limit that no linear controller, static or dynamic, can pass (H∞ optimum), or inf where it was not
-    computed; it is a numerical value, not a proof.
+    computed; it is a numerical value, not a proof. `limit` is the largest ‖K‖ that the search was allowed, inf where
+    it had none: where `limited`, the gain used it up, and the budget grows with `max_gain`, perhaps up to `bound`.
     """
 
     gain: np.ndarray
@@ -47,6 +48,26 @@ class GainChoice:
     cost: float
     method: str
     bound: float = math.inf
+    limit: float = math.inf
+
+    @property
+    def limited(self) -> bool:
+        """Whether the gain is as large as it was allowed to be."""
+        return float(np.linalg.norm(self.gain, 2)) > 0.95 * self.limit
+
+    def __str__(self) -> str:
+        rows = np.array2string(self.gain, precision=6, separator=", ").replace("\n", "")
+        text = f"K = {rows}: φ with Lipschitz constant < {self.lipschitz:.6g} ({self.method})"
+        if math.isfinite(self.bound):
+            text += (
+                f"; the most that any linear controller leaves is about {self.bound:.6g}, a computed value"
+            )
+        if self.limited:
+            text += (
+                f"; ‖K‖ is at its limit {self.limit:.6g}, which decides here, not the plant: a larger max_gain may "
+                "leave more"
+            )
+        return text
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,17 @@ class TradeOff:
             if not front or choice.lipschitz > front[-1].lipschitz:
                 front.append(choice)
         return tuple(front)
+
+    def __str__(self) -> str:
+        front = {id(choice) for choice in self.pareto()}
+        lines = [f"{'cost':>12}  {'Lipschitz <':>12}  {'‖K‖':>12}  method"]
+        for choice in self.choices:
+            size = float(np.linalg.norm(choice.gain, 2))
+            beaten = "" if id(choice) in front else "  (beaten in cost and budget)"
+            lines.append(
+                f"{choice.cost:>12.6g}  {choice.lipschitz:>12.6g}  {size:>12.6g}  {choice.method}{beaten}"
+            )
+        return "\n".join(lines)
 
 
 def _state_feedback(plant: Any) -> Realization:
@@ -191,7 +223,7 @@ def best_gain(
         gain, budget = begin.gain, begin.lipschitz
     identity = np.eye(system.states), np.eye(system.inputs)
     cost = _cost(system, gain, *identity)
-    return GainChoice(gain, budget, cost, f"search from {begin.method}", hinf_optimum(system))
+    return GainChoice(gain, budget, cost, f"search from {begin.method}", hinf_optimum(system), limit)
 
 
 def hinf_optimum(plant: Any) -> float:

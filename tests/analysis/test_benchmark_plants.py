@@ -109,7 +109,7 @@ def test_continuous_circle_by_polynomial_roots(name):
 
 
 def test_popov_reaches_hurwitz_for_the_third_order_lag():
-    assert popov_criterion(control.tf([1.0], [1.0, 3.0, 3.0, 1.0])).slope == pytest.approx(8.0, rel=1e-4)
+    assert popov_criterion(control.tf([1.0], [1.0, 3.0, 3.0, 1.0])).slope == pytest.approx(8.0, rel=1e-9)
     assert max_slope(control.tf([1.0], [1.0, 3.0, 3.0, 1.0])) == pytest.approx(4.0, rel=1e-5)
 
 

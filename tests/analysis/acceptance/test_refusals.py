@@ -1,5 +1,7 @@
 """Odd arguments end in a ValueError that says what was expected, never in a number or another exception."""
 
+import math
+
 import control
 import numpy as np
 import pytest
@@ -23,6 +25,11 @@ REFUSED = [
     lambda: lipctrl.hinf_norm(np.array([[1 + 0j, NAN]])),
     lambda: lipctrl.zames_falb(STABLE, tolerance=-1.0),
     lambda: lipctrl.zames_falb(STABLE, tolerance=NAN),
+    *(
+        lambda omega=omega: lipctrl.scaled_relative_graphs(STABLE, (0.0, 1.0), omega=omega)
+        for omega in ([NAN], [], [-1.0], [math.inf], "ab", [[1.0], [2.0]])
+    ),
+    lambda: lipctrl.scaled_relative_graphs(STABLE, (0.0, 1.0), omega_num=0),
     lambda: lipctrl.small_gain(STABLE, -1.0),
     lambda: lipctrl.small_gain(STABLE, NAN),
     lambda: lipctrl.analyze(control.frd([1, 2], [1, 2]), lipctrl.IncrementalBall([[0.0]], 0.1)),

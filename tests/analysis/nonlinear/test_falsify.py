@@ -115,6 +115,20 @@ def test_max_lipschitz_and_trade_off():
         )
 
 
+def test_a_trade_off_prints_a_table_and_a_gain_says_what_limits_it():
+    plant = control.ss(control.tf([1.0], [1.0, -1.0]))
+    table = str(trade_off(plant, prices=[0.1, 1.0, 10.0])).splitlines()
+    assert len(table) == 4
+    assert "cost" in table[0]
+    assert "beaten" in table[2]
+    found = best_gain(plant)
+    assert found.limited
+    assert "max_gain" in str(found)
+    inner = best_gain(control.ss(control.tf([1.0], [1.0, 1.0])), start=[[0.1]], max_gain=5.0, evaluations=1)
+    assert not inner.limited
+    assert "max_gain" not in str(inner)
+
+
 def test_best_gain_beats_its_start_and_respects_the_limit(double_integrator):
     start = [[1.0, 2.0]]
     found = best_gain(double_integrator, start=start, max_gain=6.0, evaluations=80)

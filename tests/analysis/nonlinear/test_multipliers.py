@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import control
 import numpy as np
 import pytest
@@ -45,8 +47,33 @@ def test_one_sided_multipliers_prove_less_than_odd_ones():
 
 def test_popov_exact_value():
     """For 1/(s+1)³ the Popov criterion reaches the Hurwitz sector, k = 8."""
-    assert popov_criterion(control.tf([1.0], [1.0, 3.0, 3.0, 1.0])).slope == pytest.approx(8.0, rel=1e-4)
+    assert popov_criterion(control.tf([1.0], [1.0, 3.0, 3.0, 1.0])).slope == pytest.approx(8.0, rel=1e-10)
     assert popov_criterion(control.tf([1.0], [1.0, 3.0, 3.0, 1.0])).slope < 8.0
+
+
+@pytest.mark.parametrize("poles", [(1.0, 2.0, 3.0), (0.01, 1.0, 40.0), (5e3, 1e4, 7e5), (1.0, 1.0, 1.0)])
+def test_popov_reaches_hurwitz_for_three_real_poles(poles):
+    """k/((s+a)(s+b)(s+c)) is stable for k < (a+b+c)(ab+bc+ca) - abc, and Popov's line touches there."""
+    a, b, c = poles
+    exact = (a + b + c) * (a * b + b * c + c * a) - a * b * c
+    found = popov_criterion(control.tf([1.0], np.poly([-a, -b, -c])))
+    assert found.slope == pytest.approx(exact, rel=1e-8)
+    assert found.slope <= exact * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        control.tf([0.0], [1.0, 1.0]),
+        control.tf([1.0], [1.0, 1e-4, 1.0]),
+        control.tf([1.0, 0.0], [1.0, 1.0, 1.0]),
+        control.ss(-np.eye(2), np.zeros((2, 2)), np.eye(2), np.zeros((2, 2))),
+    ],
+)
+def test_popov_says_infinite_where_every_slope_is_proved(plant):
+    found = popov_criterion(plant)
+    assert math.isinf(found.slope)
+    assert "[0, inf)" in str(found)
 
 
 def test_zames_falb_in_continuous_time_stays_below_the_hurwitz_sector():

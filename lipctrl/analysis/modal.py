@@ -194,8 +194,7 @@ def modal_form(system: Realization, basis: ModalBasis) -> ModalForm | None:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         form = _modal_form(system, basis)
     # Whatever overflowed has entered the slack.
-    decay = form.poles.real
-    return form if math.isfinite(form.slack) and decay.item(decay.argmax()) < 0.0 else None
+    return form if math.isfinite(form.slack) and np.real(form.poles).max() < 0.0 else None
 
 
 def _modal_form(system: Realization, basis: ModalBasis) -> ModalForm:
@@ -234,9 +233,9 @@ def _mapped(
     inverse = 1.0 / far
     poles = (basis.poles - 1.0) / far
     factor = 2.0 * inverse * inverse
-    d = system.D - inverse.dot(residues).real.reshape(system.D.shape)
+    d = system.D - np.real(inverse.dot(residues)).reshape(system.D.shape)
     mapped = sizes * np.abs(factor) * (1.0 + 32.0 * UNIT)
-    near = 1.0 / -poles.real
+    near = 1.0 / -np.real(poles)
     # What rounding of the mapped poles, residues and feed-through may change.
     slack += 16.0 * UNIT * float((sizes / basis.decay).dot(np.abs(poles) * near))
     slack += 32.0 * UNIT * float(mapped.dot(near))

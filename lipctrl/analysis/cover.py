@@ -131,6 +131,7 @@ class _Search:
         if not 0.0 < curvature < math.inf:
             return points, values
         peak = min(max(0.5 * (x[0] + x[1]) - 0.5 * first / curvature, x[0]), x[2])
+        peak = self._refined(peak, 0.03 * (x[2] - x[0])) if abs(peak - x[1]) > 1e-4 * (x[2] - x[0]) else peak
         distance = np.abs(1j * peak - self._form.poles)
         bend = 0.25 * float(self._form.sizes.dot(1.0 / (distance * distance * distance))) / top
         if not 0.0 < bend < math.inf:
@@ -149,6 +150,15 @@ class _Search:
         values = np.concatenate((values, self._gains(more)))
         order = points.argsort()
         return points[order], values[order]
+
+    def _refined(self, peak: float, step: float) -> float:
+        """Sample around a guess of the peak, and return the vertex of the parabola through 1/σ²."""
+        low, middle, high = (
+            1.0 / np.square(self._gains(np.array([peak - step, peak, peak + step])))
+        ).tolist()
+        curvature = low - 2.0 * middle + high
+        shift = 0.5 * step * (low - high) / curvature if curvature > 0.0 else 0.0
+        return peak + shift if abs(shift) <= 2.0 * step else peak
 
     def _error(self, at: float) -> float:
         form = self._form

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.analysis.cover import Cover, cover_gain
+from lipctrl.analysis.delay_chains import filter_norm, is_nilpotent, without_common_delay
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.modal import ModalForm, modal_form
 from lipctrl.analysis.plant import Realization, as_realization
@@ -68,7 +69,7 @@ def hinf_norm(sys: Any) -> HinfNorm:
     ValueError
         For NaN or infinite data, improper transfer functions, empty models.
 
-    Source: `lipctrl.analysis.cover`; level sets after Boyd, Balakrishnan & Kabamba (1989) and Bruinsma &
+    Source: `lipctrl.analysis.cover`; FIR filters and delays: `lipctrl.analysis.delay_chains`; level sets after Boyd, Balakrishnan & Kabamba (1989) and Bruinsma &
     Steinbuch (1990).
 
     Examples
@@ -81,7 +82,9 @@ def hinf_norm(sys: Any) -> HinfNorm:
     inf
     """
     system = as_realization(sys, "sys")
-    return bounded_norm(system, internal_stability(system.a, discrete=system.is_discrete))
+    balanced, _ = system.balanced()
+    spectrum = internal_stability(system.a, discrete=system.is_discrete, balanced=balanced.a)
+    return bounded_norm(system, spectrum)
 
 
 def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
@@ -99,6 +102,14 @@ def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
         bound = system.d.norm_bound()
         lower = min(bound, float(np.linalg.norm(system.D, 2)))
         return HinfNorm(bound, lower, 0.0, Stability.STABLE, "static gain")
+    if system.is_discrete and spectrum.basis is None:
+        if is_nilpotent(system.a):
+            bound = filter_norm(system, TOLERANCE)
+            at = bound.angle / system.sample_time
+            return HinfNorm(bound.upper, bound.lower, at, Stability.STABLE, "circle covered")
+        shorter = without_common_delay(system)
+        if shorter.states < system.states:
+            return bounded_norm(shorter, internal_stability(shorter.a, discrete=True))
     return _dynamic_bound(system, spectrum)
 
 

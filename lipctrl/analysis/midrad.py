@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.linalg
+import scipy.linalg.lapack
 
+# Routines of LAPACK without the search for them at every call.
+_dgebal: Any = scipy.linalg.lapack.dgebal  # pyright: ignore[reportAttributeAccessIssue]
+_zgebal: Any = scipy.linalg.lapack.zgebal  # pyright: ignore[reportAttributeAccessIssue]
 UNIT = 2.0**-53
 TINY = 2.0**-1000
 # From this inner length on, an exact splitting beats the worst-case bound of an ordinary product.
@@ -238,7 +241,7 @@ def _leading(values: np.ndarray, bits: int, axis: int) -> tuple[np.ndarray, np.n
 
 def equilibrate(matrix: np.ndarray) -> np.ndarray:
     """Return powers of two t for which t⁻¹·matrix·t has rows and columns of similar size (LAPACK's balancing)."""
-    (gebal,) = scipy.linalg.get_lapack_funcs(("gebal",), (matrix,))
+    gebal = _zgebal if matrix.dtype.kind == "c" else _dgebal
     _, _, _, scale, info = gebal(matrix, scale=1, permute=0)
     usable = info == 0 and np.isfinite(scale).all() and (scale > 0.0).all()
     return scale if usable else np.ones(len(matrix))

@@ -76,6 +76,8 @@ class Realization:
         if self.states == 0:
             return self, np.ones(0)
         t = equilibrate(self.A)
+        if (t == 1.0).all():
+            return self, t
         rows, columns = 1.0 / t[:, None], t[None, :]
 
         def scaled(matrix: MidRad, factor: np.ndarray) -> MidRad:
@@ -199,15 +201,21 @@ def _from_system(plant: Any, name: str) -> Realization:
         )
     sample_time, timebase = _sample_time(plant.dt, name)
     if all(hasattr(plant, field) for field in ("A", "B", "C", "D")):
+        n = int(plant.nstates)
+        shapes = ((n, n), (n, plant.ninputs), (plant.noutputs, n), (plant.noutputs, plant.ninputs))
+        exact = [plant.A, plant.B, plant.C, plant.D]
+        # The common case in few calls; whatever is amiss is named below.
+        if all(type(m) is np.ndarray and m.dtype == np.float64 for m in exact) and (
+            np.isfinite(np.concatenate([m.ravel() for m in exact])).all()
+        ):
+            a, b, c, d = (MidRad(m.reshape(s).copy()) for m, s in zip(exact, shapes, strict=True))
+            return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
         matrices = []
         for field in ("A", "B", "C", "D"):
             values = np.asarray(getattr(plant, field))
             _require_finite(values, name, field)
             matrices.append(MidRad.exact(np.real(values)))
-        n = int(plant.nstates)
-        a, b, c, d = matrices
-        shapes = ((n, n), (n, plant.ninputs), (plant.noutputs, n), (plant.noutputs, plant.ninputs))
-        a, b, c, d = (MidRad(m.mid.reshape(s)) for m, s in zip((a, b, c, d), shapes, strict=True))
+        a, b, c, d = (MidRad(m.mid.reshape(s)) for m, s in zip(matrices, shapes, strict=True))
         return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
     if hasattr(plant, "num") and hasattr(plant, "den"):
         a, b, c, d = _realize_transfer_matrix(plant.num, plant.den, name)

@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 import scipy.linalg
 
+from lipctrl.analysis.delay_chains import is_nilpotent
 from lipctrl.analysis.discs import Discs, eigenvalue_discs
 from lipctrl.analysis.midrad import MidRad, equilibrate, smallest_eigenvalue_bound
 from lipctrl.analysis.modal import ModalBasis, modal_basis
@@ -47,17 +48,21 @@ class SpectrumReport:
         return self.stability is Stability.STABLE
 
 
-def internal_stability(a: MidRad, *, discrete: bool) -> SpectrumReport:
+def internal_stability(a: MidRad, *, discrete: bool, balanced: MidRad | None = None) -> SpectrumReport:
     """Prove that all eigenvalues lie in the open left half-plane (open unit disc), or say why not.
 
     STABLE is a proof for every member of the enclosure: by modes, by eigenvalue discs or, where eigenvectors are
     too ill-conditioned, by a Lyapunov matrix whose inequality is checked with rounding bounds. UNSTABLE: some
     computed eigenvalue is on or beyond the boundary, up to the backward error of the eigenvalue routine; poles
-    on the boundary are not stable. UNDECIDED: nearer to the boundary than rounding can tell.
+    on the boundary are not stable. UNDECIDED: nearer to the boundary than rounding can tell. `balanced` is the
+    equilibrated matrix where the caller has it (`Realization.balanced`).
     """
     n = a.shape[0]
     if n == 0:
         return SpectrumReport(Stability.STABLE, None)
+    if balanced is None:
+        if discrete and is_nilpotent(a):
+        return SpectrumReport(Stability.STABLE, 0j)
     balanced = _balanced(a)
     basis = modal_basis(balanced, discrete=discrete)
     if basis is not None:

@@ -69,8 +69,8 @@ def hinf_norm(sys: Any) -> HinfNorm:
     ValueError
         For NaN or infinite data, improper transfer functions, empty models.
 
-    Source: `lipctrl.analysis.cover`; FIR filters and delays: `lipctrl.analysis.delay_chains`; level sets after Boyd, Balakrishnan & Kabamba (1989) and Bruinsma &
-    Steinbuch (1990).
+    Source: `lipctrl.analysis.cover`; FIR filters and delays `lipctrl.analysis.delay_chains`; level sets after Boyd,
+    Balakrishnan & Kabamba (1989) and Bruinsma & Steinbuch (1990).
 
     Examples
     --------

@@ -60,10 +60,10 @@ def internal_stability(a: MidRad, *, discrete: bool, balanced: MidRad | None = N
     n = a.shape[0]
     if n == 0:
         return SpectrumReport(Stability.STABLE, None)
-    if balanced is None:
-        if discrete and is_nilpotent(a):
+    if discrete and is_nilpotent(a):
         return SpectrumReport(Stability.STABLE, 0j)
-    balanced = _balanced(a)
+    if balanced is None:
+        balanced = _balanced(a)
     basis = modal_basis(balanced, discrete=discrete)
     if basis is not None:
         critical = complex(basis.poles[int(np.argmin(basis.decay))])

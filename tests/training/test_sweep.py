@@ -249,6 +249,35 @@ def _kill_a_worker(folder: Path, killed: list[int], done: threading.Event) -> No
         time.sleep(0.01)
 
 
+class _RayThatOnlyConnects:
+    """Stands for Ray up to the connection, which it refuses."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.asked = options
+        raise ConnectionError("refused")
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"), [(None, "local"), ("auto", "auto"), ("10.0.0.1:6379", "10.0.0.1:6379")]
+)
+def test_a_local_sweep_joins_no_other_cluster_and_refusals_name_the_token(
+    address: str | None, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = _RayThatOnlyConnects()
+    monkeypatch.setattr(executor, "_import_ray", lambda: ray)
+    with pytest.raises(ValueError, match="RAY_AUTH_MODE=token"):
+        list(run_jobs(dict, {"a": {}}, workers=3, address=address))
+    # Without an address Ray joins what was started on this machine earlier, and refuses a number of workers.
+    assert ray.asked["address"] == asked
+    assert ("num_cpus" in ray.asked) == (address is None)
+
+
 @pytest.mark.slow
 def test_eight_runs_on_two_workers_survive_the_kill_of_one(tmp_path: Path) -> None:
     pytest.importorskip("ray")

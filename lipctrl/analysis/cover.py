@@ -260,11 +260,7 @@ def _norms(response: np.ndarray, threshold: float) -> np.ndarray:
         return np.abs(response.ravel())
     small = min(rows, columns)
     if small == 2:
-        x, y = (response[:, 0], response[:, 1]) if rows == 2 else (response[:, :, 0], response[:, :, 1])
-        ones = np.ones(x.shape[1])
-        first, second = _squared_norms(x), _squared_norms(y)
-        cross = (x.conj() * y).dot(ones)
-        return np.sqrt(0.5 * (first + second + np.hypot(first - second, 2.0 * np.abs(cross))))
+        return _two_row_norms(response if rows == 2 else np.ascontiguousarray(response.swapaxes(1, 2)))
     flat = response.reshape(count, rows * columns)
     total = _squared_norms(flat)
     if small == 1:
@@ -280,6 +276,21 @@ def _norms(response: np.ndarray, threshold: float) -> np.ndarray:
     if np.isfinite(gram).all() and len(gram):
         out[sharp] = np.sqrt(_largest(gram))
     return out
+
+
+def _two_row_norms(response: np.ndarray) -> np.ndarray:
+    """Return the norms of matrices with two rows x, y from |x|², |y|² and xᴴy, without cancellation."""
+    parts = response.view(np.float64)
+    x, y = parts[:, 0], parts[:, 1]
+    ones = np.ones(x.shape[1])
+    first, second = (x * x).dot(ones), (y * y).dot(ones)
+    across = (x * y).dot(ones)
+    turned = (x[:, ::2] * y[:, 1::2] - x[:, 1::2] * y[:, ::2]).dot(ones[::2])
+    spread = np.hypot(first - second, 2.0 * np.hypot(across, turned))
+    spread += first
+    spread += second
+    spread *= 0.5
+    return np.sqrt(spread, out=spread)
 
 
 def _squared_norms(rows: np.ndarray) -> np.ndarray:

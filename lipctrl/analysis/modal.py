@@ -36,14 +36,15 @@ _SQUARE_TINY = 1e-300
 class ModalBasis(NamedTuple):
     """A proof that A is stable, from its modes: V⁻¹AV = Λ + E with |E|x bounded by `spill`.
 
-    The first `pairs` modes have their conjugates in the next `pairs` places. `inverse` approximates V⁻¹, `size` is
-    its absolute value and `error` that of WR.
+    The first `pairs` modes have their conjugates in the next `pairs` places. `absolute` is |V|, `inverse`
+    approximates V⁻¹, `size` is its absolute value, `error` that of WR.
     """
 
     poles: np.ndarray
     decay: np.ndarray
     pairs: int
     vectors: np.ndarray
+    absolute: np.ndarray
     inverse: np.ndarray
     size: np.ndarray
     tilt: float
@@ -89,10 +90,12 @@ def _modal_basis(a: MidRad, discrete: bool) -> ModalBasis | None:
     real, imaginary, _, vectors, info = _dgeev(a.mid, compute_vl=0)
     if info != 0:
         return None
-    above = (imaginary > 0.0).nonzero()[0]
+    turns: list[float] = imaginary.tolist()
+    above = [i for i, turn in enumerate(turns) if turn > 0.0]
     pairs = len(above)
     if pairs:
-        order = np.concatenate((above, (imaginary < 0.0).nonzero()[0], (imaginary == 0.0).nonzero()[0]))
+        # LAPACK returns the columns v, w of a pair side by side.
+        order = np.array(above + [i + 1 for i in above] + [i for i, turn in enumerate(turns) if turn == 0.0])
         real, imaginary, vectors = real[order], imaginary[order], vectors[:, order]
     poles = real + 1j * imaginary
     decay = 1.0 - np.abs(poles) * (1.0 + 8.0 * UNIT) - UNIT if discrete else -real
@@ -103,11 +106,12 @@ def _modal_basis(a: MidRad, discrete: bool) -> ModalBasis | None:
     if info != 0 or failed != 0:
         return None
     ones, gamma = np.ones(n), rounding(n, False)
-    residual, slack = _residual(a, vectors, real, imaginary, pairs)
+    absolute = np.abs(vectors)
+    residual, slack = _residual(a, (vectors, absolute), real, imaginary, pairs)
     size = np.abs(inverse)
     defect = inverse.dot(vectors)
     defect.flat[:: n + 1] -= 1.0
-    rounded = 1.01 * gamma * size.dot(np.abs(vectors).dot(ones)) + 4.0 * n * n * TINY
+    rounded = 1.01 * gamma * size.dot(absolute.dot(ones)) + 4.0 * n * n * TINY
     rounded += np.abs(defect).dot(ones)
     tilt = rounded.item(rounded.argmax()) * _INFLATE
     if not tilt < 0.1:
@@ -119,20 +123,23 @@ def _modal_basis(a: MidRad, discrete: bool) -> ModalBasis | None:
     theta = strain.item(strain.argmax()) * _INFLATE
     if not theta < 0.1:
         return None
-    return ModalBasis(poles, decay, pairs, vectors, inverse, size, tilt, error, slack, theta)
+    return ModalBasis(poles, decay, pairs, vectors, absolute, inverse, size, tilt, error, slack, theta)
 
 
 def _residual(
-    a: MidRad, vectors: np.ndarray, real: np.ndarray, imaginary: np.ndarray, pairs: int
+    a: MidRad, basis: tuple[np.ndarray, np.ndarray], real: np.ndarray, imaginary: np.ndarray, pairs: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return R = AV - VΛ and an entrywise bound of its error, exact in its leading part for large matrices."""
+    """Return R = AV - VΛ from V, |V| and Λ, and an entrywise bound of its error.
+
+    Of large matrices the leading part is exact.
+    """
     n = len(real)
+    vectors, absolute = basis
     if n >= _SHARP_FROM:
         value, slack = _sharp_residual(a.mid, vectors, real, imaginary, pairs)
     else:
         # Every entry is an inner product of length n + 2 at most.
         value = a.mid.dot(vectors)
-        absolute = np.abs(vectors)
         slack = np.abs(a.mid).dot(absolute) + absolute * np.abs(real)
         value -= vectors * real
         if pairs:
@@ -143,7 +150,7 @@ def _residual(
             slack[:, pairs : 2 * pairs] += absolute[:, :pairs] * turn
         slack = slack * (rounding(n + 2, False) * _INFLATE) + 4.0 * (n + 2) * TINY
     if a.rad is not None:
-        slack += a.rad.dot(np.abs(vectors)) * _INFLATE
+        slack += a.rad.dot(absolute) * _INFLATE
     return value, slack
 
 
@@ -266,7 +273,7 @@ def _input_rows(b: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray]:
         residual, slack = sharp_product(left, right)
     else:
         residual = b.mid - basis.vectors.dot(value)
-        slack = np.abs(b.mid) + np.abs(basis.vectors).dot(np.abs(value))
+        slack = np.abs(b.mid) + basis.absolute.dot(np.abs(value))
         slack = slack * (rounding(n + 1, False) * _INFLATE) + 4.0 * (n + 1) * TINY
     if b.rad is not None:
         slack = slack + b.rad
@@ -283,7 +290,7 @@ def _input_rows(b: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray]:
 def _output_columns(c: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray]:
     """Return CV in real columns, and a bound of its complex columns' errors."""
     outputs, n = c.mid.shape
-    absolute = np.abs(basis.vectors)
+    absolute = basis.absolute
     if n >= _SHARP_FROM:
         value, slack = sharp_product(c.mid, basis.vectors)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ class SweepPoint:
 def pareto_front(points: Sequence[Any]) -> list[Any]:
     """Return the points that no other point beats in both performance and margin, by rising margin.
 
-    Points with a NaN in either value are left out.
+    Points with a NaN in either value are left out. Margins that agree to a millionth count as equal.
 
     Examples
     --------
@@ -38,7 +39,10 @@ def pareto_front(points: Sequence[Any]) -> list[Any]:
     front: list[Any] = []
     known = [p for p in points if np.isfinite(p.performance) and not np.isnan(p.margin)]
     for point in sorted(known, key=lambda p: (p.margin, p.performance), reverse=True):
-        if not front or point.performance > front[-1].performance:
+        better = not front or point.performance > front[-1].performance
+        if front and better and math.isclose(point.margin, front[-1].margin, rel_tol=1e-6):
+            front.pop()
+        if better:
             front.append(point)
     return front[::-1]
 
@@ -77,7 +81,8 @@ def pareto_plot(
             ax.annotate(
                 point.name, (point.margin, point.performance), (5, 6), textcoords="offset points", fontsize=10
             )
-    ax.margins(0.1, 0.12)
+    # Room for the names to the right of the points.
+    ax.margins(0.15, 0.12)
     ax.set(xlabel=margin, ylabel=performance)
     missing = sum(bool(np.isnan(p.margin)) for p in points)
     ax.set_title(

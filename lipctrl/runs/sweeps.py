@@ -100,11 +100,17 @@ class SweepResult:
         return tuple(row for row in self.rows if row["status"] == "failed")
 
     def pareto(self) -> tuple[Row, ...]:
-        """Return the certified runs that no other run beats in both mean return and margin, by rising margin."""
+        """Return the certified runs that no other run beats in both mean return and margin, by rising margin.
+
+        Margins that agree to a millionth count as equal: certificates of one bound differ by rounding.
+        """
         known = [row for row in self.rows if row["status"] == "done" and row["margin"] is not None]
         front: list[Row] = []
         for row in sorted(known, key=lambda r: (r["margin"], r["mean_return"]), reverse=True):
-            if not front or row["mean_return"] > front[-1]["mean_return"]:
+            better = not front or row["mean_return"] > front[-1]["mean_return"]
+            if front and better and math.isclose(row["margin"], front[-1]["margin"], rel_tol=1e-6):
+                front.pop()
+            if better:
                 front.append(row)
         return tuple(reversed(front))
 

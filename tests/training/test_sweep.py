@@ -48,6 +48,7 @@ def test_pareto_front_is_what_nothing_beats() -> None:
         row("dominated", -2.0, 1.1),
         row("b", -3.0, 2.0),
         row("same margin, worse", -4.0, 2.0),
+        row("same margin but for rounding, worse", -3.5, 2.0 * (1.0 + 1e-9)),
         row("uncertified", 0.0, None),
         row("broken", 5.0, 9.0, status="failed"),
     ]
@@ -60,12 +61,15 @@ def test_front_agrees_with_the_one_that_is_drawn() -> None:
     from lipctrl.plots.pareto import pareto_front, pareto_plot
 
     rows = [row(str(i), float((7 * i) % 10), float((3 * i) % 10)) for i in range(10)]
+    # Worse by a half, at a margin that is larger by rounding only: no part of the front.
+    rows += [row(f"twin {i}", (7 * i) % 10 - 0.5, ((3 * i) % 10) * (1.0 + 1e-9)) for i in range(10)]
     result = SweepResult((*rows, row("uncertified", 99.0, None)))
     drawn = pareto_front(result.points())  # type: ignore[arg-type]
     assert [(p.margin, p.performance) for p in drawn] == [
         (r["margin"], r["mean_return"]) for r in result.pareto()
     ]
     assert len(drawn) > 1
+    assert not any("twin" in p.name for p in drawn)
     axes = pareto_plot(result.points())  # type: ignore[arg-type]
     axes.figure.clear()
 

@@ -92,10 +92,18 @@ class LosslessBlock(CertifiedModule):
             None if is_homogeneous(self.activation) else nn.Parameter(torch.zeros(depth, n, width))
         )
 
-    def fold(self) -> Explicit:
+    def factors(self) -> tuple[Semiorthogonal, ...]:
+        """Return the semi-orthogonal factors whose matrices `assemble` takes."""
+        found = (self.first, self.mix)
+        return found if self.following is None else (*found, self.following)
+
+    def assemble(self, pair: Tensor, mix: Tensor, following: Tensor | None = None) -> Explicit:
+        """Return the explicit map from the matrices of `factors()`."""
         gain = self.lipschitz ** (1.0 / self.depth) * reserved(self.bias.dtype, self.inner_depth)
-        parts = _fold_lossless(self, gain)
-        return chain(*parts)
+        return chain(*_fold_lossless(self, pair, mix, following, gain))
+
+    def fold(self) -> Explicit:
+        return self.assemble(*matrices(*self.factors()))
 
     def extra_repr(self) -> str:
         return (
@@ -148,13 +156,13 @@ class _Single(torch.autograd.Function):
 
 
 def _several(
-    block: LosslessBlock, pair: Tensor, mix: Tensor, following: Semiorthogonal, gain: float
+    block: LosslessBlock, pair: Tensor, mix: Tensor, following: Tensor, gain: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what the first layer reads, what layer l+1 reads of ω_l, and all read-outs, of n ≥ 2 inner layers."""
     p, h, n = block.in_features, block.width, block.inner_depth
     root = math.sqrt(2.0 * gain)
     q1, s1 = pair.split((p, h), -1)
-    q, s = following.matrix().split((h, h), -1)
+    q, s = following.split((h, h), -1)
     carried = 2.0 * (q @ torch.cat((s1[:, None], s[:, :-1]), 1).mT)
     rest = mix[..., p:].unflatten(-1, (n, h)).movedim(-2, 1)  # (D, n, out, h)
     skip = torch.cat(((mix[..., :p] @ q1.mT)[:, None], rest[:, :-1] @ q.mT), 1)  # M_l Qᵀ
@@ -162,13 +170,14 @@ def _several(
     return root * q1, carried, torch.cat((gain * mix[..., :p], out.movedim(1, -2).flatten(-2)), -1)
 
 
-def _fold_lossless(block: LosslessBlock, gain: float) -> list[Neurons]:
+def _fold_lossless(
+    block: LosslessBlock, pair: Tensor, mix: Tensor, following: Tensor | None, gain: float
+) -> list[Neurons]:
     """Return one graph a block; all linear algebra is batched over blocks and inner layers."""
     p, h, n = block.in_features, block.width, block.inner_depth
-    pair, mix = matrices(block.first, block.mix)
     carried = None
-    if block.following is not None:
-        read, carried, packed = _several(block, pair, mix, block.following, gain)
+    if following is not None:
+        read, carried, packed = _several(block, pair, mix, following, gain)
     elif composed():
         read, packed = _single(pair, mix, gain, p)
     else:

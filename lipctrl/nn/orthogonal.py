@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from lipctrl.nn.explicit import Affine, Explicit, reserved
 from lipctrl.nn.module import CertifiedModule, composed, positive, positive_gain
+from lipctrl.nn.small import SMALL, cayley_backward, cayley_forward
 
 
 def cayley(free: Tensor) -> Tensor:
@@ -32,9 +34,8 @@ def cayley(free: Tensor) -> Tensor:
 
 
 def _size(z: Tensor) -> Tensor:
-    """Return a bound of ‖Z‖₂, shape (..., 1, 1): ‖Z‖₂² ≤ ‖Z‖₁ ‖Z‖_∞."""
-    entries = z.abs()
-    return (entries.sum(-1).amax(-1) * entries.sum(-2).amax(-1)).sqrt()[..., None, None]
+    """Return a bound of ‖Z‖₂, shape (..., 1, 1): the Frobenius norm."""
+    return torch.linalg.vector_norm(z, dim=(-2, -1), keepdim=True)
 
 
 def _rounding(size: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,6 +47,10 @@ def _rounding(size: Tensor, dtype: torch.dtype) -> Tensor:
 TAME = 50.0
 # Below this order one call of LAPACK a matrix beats a further split into blocks.
 LEAF = 24
+# Fewer matrices than this are inverted one after the other.
+BATCH = 8
+# Up to this order a factor of another shape is padded into the batch: that costs less than a batch of its own.
+PADDED = 32
 
 
 def _inverse(a: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ def _inverse(a: Tensor) -> Tensor:
     inverts a batch one small matrix after the other; products of blocks are batched, and far cheaper.
     """
     n = a.shape[-1]
-    if n <= LEAF or a.shape[0] < 4:
+    if n <= LEAF or a.shape[0] < BATCH:
         return torch.linalg.inv(a)
     k = n // 2
     first = _inverse(a[:, :k, :k])
@@ -84,15 +89,9 @@ class _Contractions(torch.autograd.Function):
         half = len(parameters) // 2
         weights, alphas = parameters[:half], parameters[half:]
         counts = [len(w) for w in weights]
-        m, n = weights[0].shape[-2:]
-        unit = weights[0].new_empty(sum(counts), m, n)
-        torch.cat(weights, out=unit)
-        peak = unit.abs().amax((-2, -1), keepdim=True)
-        peak = torch.where(peak > 0.0, peak, torch.ones_like(peak))
-        unit.div_(peak)
-        norm = torch.linalg.vector_norm(unit, dim=(-2, -1), keepdim=True)
-        floored = norm.clamp_min(1e-6)
-        unit.div_(floored)
+        unit = torch.cat(weights)
+        m, n = unit.shape[-2:]
+        norm, peak = _normalise(unit)
         raw = torch.cat(alphas)
         alpha = _bounded(raw)
         x, y = unit[:, :n], unit[:, n:]
@@ -133,9 +132,82 @@ class _Contractions(torch.autograd.Function):
         counts = ctx.counts
         raw = torch.cat(parameters[len(counts) :])
         g_alpha = along * (1.0 + (raw / _limit(raw.dtype)) ** 2) ** -1.5
-        out.addcmul_(unit, torch.where(norm > 1e-6, along, torch.zeros_like(along)), value=-1.0)
-        out.mul_(alpha / norm.clamp_min(1e-6)).div_(peak)
+        out.addcmul_(unit, torch.where(norm > 1e-6, along, 0.0), value=-1.0)
+        out.mul_(alpha / norm.clamp_min(1e-6))
+        if peak is not None:
+            out.div_(peak)
         return *out.split(counts), *g_alpha.split(counts)
+
+
+class _Small(torch.autograd.Function):
+    """The matrices, (…, rows, columns), of small factors on a CPU from their X_i and α_i, in numpy."""
+
+    @staticmethod
+    def forward(ctx: Any, wide: tuple[bool, ...], *parameters: Tensor) -> tuple[Tensor, ...]:
+        half = len(parameters) // 2
+        arrays = [p.detach().numpy() for p in parameters]
+        arrays = [a.reshape(-1, *a.shape[-2:]) for a in arrays]
+        ctx.save_for_backward(*parameters)
+        ctx.wide, ctx.saved = wide, None
+        found = cayley_forward(arrays[:half], arrays[half:], _limit(parameters[0].dtype))
+        if found is None:
+            return tuple(_oriented(wide, parameters))
+        tall, ctx.saved = found
+        return tuple(
+            torch.from_numpy(
+                (q.transpose(0, 2, 1) if w else q).reshape(p.shape if not w else _flipped(p.shape))
+            )
+            for q, w, p in zip(tall, wide, parameters, strict=False)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        parameters, wide = ctx.saved_tensors, ctx.wide
+        if torch.is_grad_enabled() or ctx.saved is None:
+            with torch.enable_grad():
+                leaves = parameters
+                found = torch.autograd.grad(
+                    _oriented(wide, leaves), leaves, gradients, create_graph=True, allow_unused=True
+                )
+            return None, *found
+        arrays = [g.numpy() for g in gradients]
+        arrays = [
+            (a.swapaxes(-1, -2) if w else a).reshape(-1, *p.shape[-2:])
+            for a, w, p in zip(arrays, wide, parameters, strict=False)
+        ]
+        weights, alphas = cayley_backward(ctx.saved, arrays)
+        return None, *(
+            torch.from_numpy(a.reshape(p.shape)) for a, p in zip((*weights, *alphas), parameters, strict=True)
+        )
+
+
+def _flipped(shape: Sequence[int]) -> tuple[int, ...]:
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
+def _oriented(wide: Sequence[bool], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return the matrices of factors by operations that autograd knows."""
+    half = len(wide)
+    tall = [cayley(_free(*pair)) for pair in zip(parameters[:half], parameters[half:], strict=True)]
+    return [q.mT if w else q for q, w in zip(tall, wide, strict=True)]
+
+
+def _normalise(unit: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Divide each matrix by its Frobenius norm in place; return (norm, peak), the norm after division by the peak."""
+    norm = torch.linalg.vector_norm(unit, dim=(-2, -1), keepdim=True)
+    if unit.device.type == "cpu":
+        low, high = (float(v) for v in torch.aminmax(norm))
+        # NaN compares false, and takes the long way.
+        if low > 1e-6 and high < 1e12:
+            unit.div_(norm)
+            return norm, None
+    # Divided by the largest entry first, so that huge and tiny weights neither over- nor underflow.
+    peak = unit.abs().amax((-2, -1), keepdim=True)
+    peak = torch.where(peak > 0.0, peak, torch.ones_like(peak))
+    unit.div_(peak)
+    norm = torch.linalg.vector_norm(unit, dim=(-2, -1), keepdim=True)
+    unit.div_(norm.clamp_min(1e-6))
+    return norm, peak
 
 
 def _composed_gradient(parameters: list[Tensor], gradients: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
@@ -204,16 +276,42 @@ class Semiorthogonal(nn.Module):
 
 
 def matrices(*factors: Semiorthogonal) -> list[Tensor]:
-    """Return the matrices of several factors; those of equal shape share one batch of inverses."""
+    """Return the matrices of several factors; those of equal shape, and small ones, share one batch of inverses."""
+    wide = [f.rows <= f.columns for f in factors]
     if composed():
-        tall = [cayley(_free(f.weight, f.alpha)) for f in factors]
-    elif len({f.weight.shape[-2:] for f in factors}) > 1:
-        return [f.matrix() for f in factors]
-    else:
-        flat = [p.reshape(-1, *p.shape[-2:]) for f in factors for p in (f.weight, f.alpha)]
-        whole = _Contractions.apply(*flat[::2], *flat[1::2])
-        tall = [q.reshape(f.weight.shape) for f, q in zip(factors, whole, strict=True)]  # type: ignore[arg-type]
-    return [q.mT if f.rows <= f.columns else q for f, q in zip(factors, tall, strict=True)]
+        return _oriented(wide, [*(f.weight for f in factors), *(f.alpha for f in factors)])
+    found: list[Any] = [None] * len(factors)
+    for group in _batches(factors):
+        weights, alphas = [factors[i].weight for i in group], [factors[i].alpha for i in group]
+        if weights[0].device.type == "cpu" and sum(w.numel() for w in weights) <= SMALL:
+            whole: Any = _Small.apply(tuple(wide[i] for i in group), *weights, *alphas)
+        else:
+            flat = [p.reshape(-1, *p.shape[-2:]) for p in (*weights, *alphas)]
+            tall: Any = _Contractions.apply(*flat)
+            whole = [q.reshape(w.shape) for q, w in zip(tall, weights, strict=True)]
+            whole = [q.mT if wide[i] else q for q, i in zip(whole, group, strict=True)]
+        for i, q in zip(group, whole, strict=True):
+            found[i] = q
+    return found
+
+
+def _batches(factors: Sequence[Semiorthogonal]) -> list[list[int]]:
+    """Return the indices of factors in groups: those of one shape, and with the largest what fits into it cheaply."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, f in enumerate(factors):
+        m, n = f.weight.shape[-2:]
+        groups.setdefault((m, n), []).append(i)
+    m, n = max(groups, key=lambda s: s[0] * s[1])
+    if len(groups) == 1 or n > PADDED or factors[0].weight.device.type != "cpu":
+        return list(groups.values())
+    home, alone = groups.pop((m, n)), []
+    total = sum(factors[i].weight.numel() for i in home)
+    for (rows, k), members in groups.items():
+        if k <= n and rows - k <= m - n and total <= SMALL // 2:
+            home.extend(members)
+        else:
+            alone.append(members)
+    return [home, *alone]
 
 
 class OrthogonalLinear(CertifiedModule):

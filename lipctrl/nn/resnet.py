@@ -17,7 +17,7 @@ from lipctrl.nn.gershgorin import GershgorinBlock
 from lipctrl.nn.ldlt import LDLTBlock
 from lipctrl.nn.lossless import LosslessBlock
 from lipctrl.nn.module import CertifiedModule, positive, positive_gain
-from lipctrl.nn.orthogonal import Semiorthogonal
+from lipctrl.nn.orthogonal import Semiorthogonal, matrices
 from lipctrl.nn.sandwich import SandwichLayer
 from lipctrl.nn.sll import AOLLayer, SLLBlock
 
@@ -193,9 +193,12 @@ class LipschitzResNet(CertifiedModule):
         # The gain is split evenly between both ends; each end pays for the rounding of its own product.
         end = self.lipschitz**0.5 * reserved(self.bias.dtype, 1)
         head = end if self.raw_factor is None else end * torch.sigmoid(self.raw_factor)
-        whole = chain(
-            Affine(end * self.lift.matrix()), self.trunk.fold(), Affine(head * self.head.matrix(), self.bias)
-        )
+        if isinstance(self.trunk, LosslessBlock):
+            first, last, *inner = matrices(self.lift, self.head, *self.trunk.factors())
+            trunk = self.trunk.assemble(*inner)
+        else:
+            (first, last), trunk = matrices(self.lift, self.head), self.trunk.fold()
+        whole = chain(Affine(end * first), trunk, Affine(head * last, self.bias))
         if not self.zero_at_origin:
             return whole
         return whole.shifted(-whole.run(self.bias.new_zeros(self.in_features)))

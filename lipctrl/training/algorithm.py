@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lipctrl.nn.dense import condense
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
 from lipctrl.training.rollout import Simulator
 
@@ -88,7 +89,7 @@ def actor(policy: nn.Module) -> Callable[[Tensor], Tensor]:
     """
     if not isinstance(policy, (LipschitzPolicy, ResidualPolicy)):
         return policy
-    network = policy.network.explicit()
+    network = condense(policy.network.explicit())
     scale = policy.observation_scale
     factor = None if scale is None else 1.0 / scale
     gain = policy.gain if isinstance(policy, ResidualPolicy) else None

@@ -31,8 +31,10 @@ def gradients(outputs, parameters):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 5), (3, 7), (7, 3), (60, 60), (40, 70)])
 @pytest.mark.parametrize("batch", [(), (6,), (2, 3)])
-def test_fused_matrices_are_the_defined_ones(plain, shape, batch):
-    """Values and first derivatives agree, for single matrices, batches, and blockwise inverses (40 and more)."""
+@pytest.mark.parametrize("small", [0, orthogonal.SMALL])
+def test_fused_matrices_are_the_defined_ones(plain, monkeypatch, shape, batch, small):
+    """Values and first derivatives agree, for single matrices, batches, and blockwise inverses, in torch and numpy."""
+    monkeypatch.setattr(orthogonal, "SMALL", small)
     torch.manual_seed(0)
     factors = [Semiorthogonal(*shape, batch=batch).double() for _ in range(2)]
     parameters = [p for f in factors for p in f.parameters()]
@@ -42,6 +44,32 @@ def test_fused_matrices_are_the_defined_ones(plain, shape, batch):
         assert torch.allclose(y, z, rtol=0.0, atol=1e-13)
     for g, h in zip(gradients(fused, parameters), gradients(reference, parameters), strict=True):
         assert torch.allclose(g, h, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_factors_padded_into_one_batch_are_the_defined_ones(plain, dtype):
+    torch.manual_seed(3)
+    shapes = [(5, 16), (16, 3), (16, 32), (1, 16), (16, 16)]
+    factors = [Semiorthogonal(*s, batch=(2,) if s == (16, 32) else ()).to(dtype) for s in shapes]
+    assert len(orthogonal._batches(factors)) == 1
+    parameters = [p for f in factors for p in f.parameters()]
+    fused, reference = matrices(*factors), plain(lambda: matrices(*factors))
+    unit = torch.finfo(dtype).eps
+    for y, z in zip(fused, reference, strict=True):
+        assert torch.allclose(y, z, rtol=0.0, atol=100.0 * unit)
+    for g, h in zip(gradients(fused, parameters), gradients(reference, parameters), strict=True):
+        assert torch.allclose(g, h, rtol=1e4 * unit, atol=1e3 * unit)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e30])
+def test_small_factors_of_extreme_size_take_the_safe_way(plain, size):
+    factor = Semiorthogonal(4, 9)
+    with torch.no_grad():
+        factor.weight.mul_(size)
+    (q,), (z,) = matrices(factor), plain(lambda: matrices(factor))
+    assert torch.equal(q, z)
+    weight, alpha = torch.autograd.grad(q.sum(), list(factor.parameters()))
+    assert torch.isfinite(weight).all() and torch.isfinite(alpha).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"inner_depth": 2}, {"activation": "tanh"}])
@@ -67,8 +95,13 @@ def test_derivatives_of_second_order():
         (q,) = orthogonal._Contractions.apply(weight, alpha)
         return q
 
-    assert torch.autograd.gradcheck(penalty, tuple(factor.parameters()))
-    assert torch.autograd.gradgradcheck(penalty, tuple(factor.parameters()))
+    def penalty_in_numpy(weight, alpha):
+        (q,) = orthogonal._Small.apply((True,), weight, alpha)
+        return q
+
+    for function in (penalty, penalty_in_numpy):
+        assert torch.autograd.gradcheck(function, tuple(factor.parameters()))
+        assert torch.autograd.gradgradcheck(function, tuple(factor.parameters()))
     weights = net.trunk.first.weight
 
     def slope(w):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl_envs.state_step import StateStep
 from lipctrl_envs.third_party import find_step
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class SampledModel:
     error: float
     radius: float
     samples: int
+    notes: tuple[str, ...] = ()
 
     def linearize(self) -> control.StateSpace:
         """Return the linear model, from raw actions to raw observations, discrete at the environment's dt."""
@@ -42,6 +44,7 @@ class SampledModel:
             "the model was found by finite differences; its error is sampled, not certified: up to "
             f"{self.error:.3g} of the deviation in {self.samples} samples within {self.radius:g}",
             "the environment's own actuator limits are not part of the linear plant",
+            *self.notes,
         )
 
     def __str__(self) -> str:
@@ -62,7 +65,7 @@ def sample_model(
 ) -> SampledModel:
     """Return the linearisation of a black box at rest together with its sampled error.
 
-    For MuJoCo environments. State and action as in `linearize_gymnasium`.
+    For MuJoCo environments, and for those whose whole state is the attribute `state`. State and action as in `linearize_gymnasium`.
 
     Parameters
     ----------
@@ -87,13 +90,17 @@ def sample_model(
     step = find_step(env)
     system = step.linearize(state, action, "auto")
     point, u = step.operating_point(state, action)
+    notes = ()
+    if isinstance(step, StateStep) and step.time_step() is None:
+        notes = ("the environment gives no length of its step: frequencies are in radians a step",)
     rng = np.random.default_rng(seed)
     joint = np.hstack([system.A, system.B])
     n, worst = system.nstates, 0.0
-    rest = step.advance(point, u)
+    walk: Any = step  # points of MuJoCo are tuples, others arrays; each step takes its own
+    rest = walk.advance(point, u)
     for _ in range(samples):
         d = rng.standard_normal(joint.shape[1])
         d *= radius * rng.random() ** (1.0 / len(d)) / np.linalg.norm(d)
-        miss = step.tangent(rest, step.advance(step.moved(point, d[:n]), u + d[n:])) - joint @ d
+        miss = walk.tangent(rest, walk.advance(walk.moved(point, d[:n]), u + d[n:])) - joint @ d
         worst = max(worst, float(np.linalg.norm(miss) / np.linalg.norm(d)))
-    return SampledModel(type(env.unwrapped).__name__, system, worst, radius, samples)
+    return SampledModel(type(env.unwrapped).__name__, system, worst, radius, samples, notes)

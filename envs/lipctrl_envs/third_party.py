@@ -1,4 +1,4 @@
-"""Linearise environments we did not write: MuJoCo models by their own step, Gymnasium's pendulum by its twin."""
+"""Linearise environments we did not write: by their own step, Gymnasium's pendulum by its twin."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl_envs.state_step import StateStep, smooth_jacobian
+
 if TYPE_CHECKING:
     import control
     import gymnasium
 
 Point = tuple[np.ndarray, np.ndarray, np.ndarray]
 _NEWTON_STEPS = 30
-# One-sided differences of a smooth step agree to about the size of the differences.
-_KINK = 1e-2
 
 
 def linearize_gymnasium(
@@ -31,13 +31,14 @@ def linearize_gymnasium(
 
     Environments of lipctrl_envs and Gymnasium's Pendulum-v1 answer with exact Jacobians. A MuJoCo environment
     is linearised through its own step over all `frame_skip` sub-steps, in the tangent space of MuJoCo's
-    coordinates (positions nv, velocities nv, activations na); the environment itself is left untouched.
+    coordinates (positions nv, velocities nv, activations na); any other through its own step where its whole state is
+    the attribute `state`, as in Gymnasium's classic control. The environment itself is left untouched.
     Wrappers are ignored: the system maps raw actions to raw observations.
 
     Parameters
     ----------
     state : (qpos, qvel, act) in one array; where it is not given, the rest position next to the model's initial
-        one is found by Newton's method. A given state is taken as it is, at rest or not.
+        one is found by Newton's method (for `state`: the origin, if it is a rest). A given state is taken as it is, at rest or not.
     action : (m,) held constant; zeros where it is not given.
     method : "auto" | "transition" (`mjd_transitionFD` on every sub-step, refused by the RK4 integrator) |
         "differences" (centred differences of the whole step).
@@ -53,8 +54,6 @@ def linearize_gymnasium(
     raw = env.unwrapped
     if hasattr(raw, "linearize"):
         return raw.linearize(state, action)  # pyright: ignore[reportAttributeAccessIssue]
-    if hasattr(raw, "model") and hasattr(raw, "data") and hasattr(raw, "frame_skip"):
-        return MujocoStep(raw, step, tolerance).linearize(state, action, method)
     from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
     if isinstance(raw, PendulumEnv):
@@ -62,21 +61,17 @@ def linearize_gymnasium(
 
         twin = GymPendulum(mass=raw.m, length=raw.l, gravity=raw.g, dt=raw.dt, action_limit=raw.max_torque)
         return twin.linearize(state, action)
-    raise TypeError(
-        f"cannot linearise {type(raw).__name__}: it is neither an environment of lipctrl_envs, nor a MuJoCo "
-        "environment, nor Gymnasium's Pendulum-v1; pass the plant as a control.StateSpace instead"
-    )
+    return find_step(env, step, tolerance).linearize(state, action, method)
 
 
-def find_step(env: gymnasium.Env[Any, Any], step: float = 1e-6, tolerance: float = 1e-6) -> MujocoStep:
+def find_step(
+    env: gymnasium.Env[Any, Any], step: float = 1e-6, tolerance: float = 1e-6
+) -> MujocoStep | StateStep:
     """Return the step of an environment as a map that can be called at any state; TypeError where there is none."""
     raw = env.unwrapped
-    if not (hasattr(raw, "model") and hasattr(raw, "data") and hasattr(raw, "frame_skip")):
-        raise TypeError(
-            f"{type(raw).__name__} is no MuJoCo environment, and its state cannot be set: there is nothing to "
-            "linearise; pass the plant as a control.StateSpace instead"
-        )
-    return MujocoStep(raw, step, tolerance)
+    if hasattr(raw, "model") and hasattr(raw, "data") and hasattr(raw, "frame_skip"):
+        return MujocoStep(raw, step, tolerance)
+    return StateStep(raw, step, tolerance)
 
 
 class MujocoStep:
@@ -163,14 +158,7 @@ class MujocoStep:
             ahead.append(self.tangent(middle, self.advance(self.moved(point, e[:n]), u + e[n:])) / h)
             behind.append(self.tangent(self.advance(self.moved(point, -e[:n]), u - e[n:]), middle) / h)
         right, left = np.array(ahead).T, np.array(behind).T
-        kinks = np.flatnonzero(np.any(np.abs(right - left) > _KINK * (1.0 + np.abs(right)), axis=0))
-        if len(kinks):
-            raise ValueError(
-                f"{type(self.env).__name__} is not differentiable here: a joint limit, a contact or an actuator "
-                f"limit is just met (one-sided differences disagree in coordinates {kinks.tolist()}); "
-                "pass a state and an action away from it"
-            )
-        jacobian = 0.5 * (right + left)
+        jacobian = smooth_jacobian(right, left, type(self.env).__name__)
         return jacobian[:, :n], jacobian[:, n:]
 
     def _transitions(self, point: Point, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

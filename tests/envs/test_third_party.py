@@ -102,8 +102,8 @@ def test_our_environments_answer_for_themselves():
 
 
 def test_anything_else_is_refused_by_name():
-    with pytest.raises(TypeError, match="MountainCar"):
-        linearize_gymnasium(gymnasium.make("MountainCarContinuous-v0"))
+    with pytest.raises(TypeError, match="CartPole"):
+        linearize_gymnasium(gymnasium.make("CartPole-v1"))
 
 
 def test_states_that_do_not_fit_are_refused(inverted):
@@ -131,7 +131,7 @@ def test_a_sampled_model_states_an_error_that_grows_with_the_deviation():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: gymnasium.make("MountainCarContinuous-v0"), TypeError, "no MuJoCo environment"),
+        (lambda: gymnasium.make("CartPole-v1"), TypeError, "action space Discrete"),
         (lambda: gymnasium.make("Hopper-v5"), ValueError, "not differentiable here"),
     ],
 )
@@ -140,3 +140,78 @@ def test_black_boxes_without_a_model_are_refused(make, error, message):
         sample_model(make())
     with pytest.raises(ValueError, match="radius is 0"):
         sample_model(make(), radius=0.0)
+
+
+def test_an_environment_with_a_state_is_linearised_through_its_own_step():
+    """Gymnasium's continuous mountain car rests where cos 3x = 0; its Jacobians by hand (semi-implicit Euler)."""
+    env = gymnasium.make("MountainCarContinuous-v0")
+    env.reset(seed=3)
+    before = env.unwrapped.state.copy()
+    model = sample_model(env)
+    assert np.array_equal(env.unwrapped.state, before)
+    curve = -3.0 * 0.0025
+    system = model.linearize()
+    assert system.dt == 1.0 and "radians a step" in model.linearization_scope[-1]
+    np.testing.assert_allclose(system.A, [[1.0 + curve, 1.0], [curve, 1.0]], atol=1e-4)
+    np.testing.assert_allclose(system.B, [[0.0015], [0.0015]], atol=1e-5)
+    np.testing.assert_allclose(system.C, np.eye(2), atol=1e-3)
+
+
+def test_the_step_of_gymnasiums_pendulum_agrees_with_its_twin():
+    env = gymnasium.make("Pendulum-v1")
+    by_step, exact = sample_model(env).linearize(), linearize_gymnasium(env)
+    for name in "ABC":
+        np.testing.assert_allclose(getattr(by_step, name), getattr(exact, name), atol=1e-4)
+
+
+class Own(gymnasium.Env):
+    """x⁺ = (x_1 + h x_2, x_2 + h (u - x_2)), rests at the origin; `fault` breaks what a state step needs."""
+
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    dt = 0.1
+
+    def __init__(self, fault=""):
+        self.fault, self.state, self.hidden = fault, np.zeros(2), 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = self.np_random.uniform(-1.0, 1.0, 2)
+        self.hidden = self.state[0]
+        if self.fault == "name":
+            self.state = {"x": self.state}
+        return self.state, {}
+
+    def step(self, action):
+        x = self.state if self.fault != "deaf" else np.ones(2)
+        push = float(np.clip(action, -1.0, 1.0)[0])
+        push += {"chance": self.np_random.normal(), "memory": self.hidden, "drift": 0.5}.get(self.fault, 0.0)
+        bend = 20.0 * abs(x[0]) if self.fault == "kink" else 0.0
+        self.hidden += 1.0
+        self.state = np.array([x[0] + 0.1 * x[1], x[1] + 0.1 * (push - x[1] - bend)])
+        if self.fault == "drift":
+            self.state[0] += 0.1
+        return self.state[:1] * 2.0, 0.0, False, False, {}
+
+
+def test_an_environment_of_ones_own_is_linearised():
+    system = sample_model(Own()).linearize()
+    np.testing.assert_allclose(system.A, [[1.0, 0.1], [0.0, 0.9]], atol=1e-8)
+    np.testing.assert_allclose(system.B, [[0.0], [0.1]], atol=1e-8)
+    np.testing.assert_allclose(system.C, [[2.0, 0.0]], atol=1e-6)
+    assert system.dt == 0.1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "match"),
+    [
+        ("name", TypeError, "cannot be set"),
+        ("chance", TypeError, "random"),
+        ("memory", TypeError, "remembers more|random"),
+        ("deaf", TypeError, "no effect"),
+        ("kink", ValueError, "not differentiable"),
+    ],
+)
+def test_an_environment_that_cannot_be_linearised_says_why(fault, kind, match):
+    with pytest.raises(kind, match=match):
+        sample_model(Own(fault))

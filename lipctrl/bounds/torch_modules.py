@@ -133,7 +133,7 @@ def module_activation(module: nn.Module) -> Spec | None:
         return "hardtanh" if (low, high) == (-1.0, 1.0) else {"name": "clip", "lower": low, "upper": high}
     standard: dict[type, tuple[str, Callable[[], bool]]] = {
         nn.GELU: ("gelu", lambda: module.approximate == "none"),
-        nn.Softplus: ("softplus", lambda: float(module.beta) == 1.0),  # type: ignore[arg-type],
+        nn.Softplus: ("softplus", lambda: float(module.beta) == 1.0 and float(module.threshold) >= 20.0),  # type: ignore[arg-type]
     }
     if kind not in standard:
         return None

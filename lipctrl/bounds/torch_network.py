@@ -12,6 +12,16 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError
+from lipctrl.bounds.torch_composed import (
+    CLAMPS,
+    COMPOSED_CALLS,
+    COMPOSED_MODULES,
+    Batch,
+    composed,
+    one_sided_clamp,
+    reshaped,
+    sample_shape,
+)
 from lipctrl.bounds.torch_map import input_size
 from lipctrl.bounds.torch_modules import (
     BATCH_NORMS,
@@ -30,8 +40,6 @@ from lipctrl.bounds.torch_modules import (
 
 # Modules that do nothing to a vector of features in evaluation mode.
 _NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-# Inputs become columns of dense matrices.
-_MOST_INPUTS = 4096
 _NEUTRAL_CALLS = {"contiguous", "clone", "detach", "float", "double"}
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__"}
 _SUB = {operator.sub, operator.isub, torch.sub, "sub"}
@@ -39,6 +47,7 @@ _MUL = {operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"}
 _DIV = {operator.truediv, torch.div, torch.divide, "div"}
 _NEG = {operator.neg, torch.neg, "neg"}
 _CAT = {torch.cat, torch.concat, torch.concatenate}
+_VIEWS = {"view", "reshape", torch.reshape}
 _PARTS = {torch.split, torch.chunk, torch.tensor_split, "split", "chunk"}
 
 
@@ -114,7 +123,7 @@ class _Reader:
         self.values: dict[fx.Node, Any] = {}
         # Shapes of values that are not vectors of features: channels first.
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-        self.input_shape = None if input_shape is None else _shape(input_shape)
+        self.input_shape = None if input_shape is None else sample_shape(input_shape)
         size = (
             _graph_input_size(module, graph) if self.input_shape is None else int(np.prod(self.input_shape))
         )
@@ -180,10 +189,9 @@ class _Reader:
             return self.builder.shift(scaled, np.repeat(shift, repeats))
         if kind is nn.PReLU:
             return self._prelu(x, numbers(part.weight), shape)
-        if kind is nn.LogSigmoid:
-            return self.builder.scale(self.builder.activate(self.builder.scale(x, -1.0), "softplus"), -1.0)
-        if kind is nn.Tanhshrink:
-            return self.builder.add(x, self.builder.scale(self.builder.activate(x, "tanh"), -1.0))
+        found = composed(self.builder, x, part)
+        if found is not None:
+            return found
         spec = module_activation(part)
         if spec is None:
             raise _refuse(node, f"a {kind.__name__} module")
@@ -214,6 +222,10 @@ class _Reader:
             return _constant(node, target, args, kwargs)
         if target in _CAT:
             return self._concat(node, args, kwargs)
+        if target == "size" or target is getattr:
+            return self._sizes(node, args, kwargs)
+        if target in _VIEWS:
+            return self._view(node, args, kwargs)
         self._keep_shape(node, target)
         x = args[0] if args else kwargs.pop("input", None)
         if target in _ADD | _SUB | _MUL | _DIV | _NEG:
@@ -226,9 +238,9 @@ class _Reader:
             return x
         if target is F.prelu and isinstance(args[1], torch.Tensor):
             return self._prelu(x, numbers(args[1]), self.shapes.get(node))
-        spec = call_activation(target, args[1:], kwargs)
-        if spec is not None:
-            return self.builder.activate(x, spec)
+        found = self._activation(target, x, args[1:], kwargs)
+        if found is not None:
+            return found
         if target is F.linear:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
@@ -241,6 +253,41 @@ class _Reader:
             return self._parts(node, x, args[1:], kwargs)
         raise _refuse(node)
 
+    def _activation(
+        self, target: Any, x: Expression, rest: list[Any], kwargs: dict[str, Any]
+    ) -> Expression | None:
+        options = {k: v for k, v in kwargs.items() if k not in ("inplace", "input")}
+        if target in COMPOSED_CALLS:
+            found = composed(self.builder, x, COMPOSED_CALLS[target](*rest, **options))
+            if found is not None:
+                return found
+        spec = call_activation(target, rest, kwargs)
+        if spec is not None:
+            return self.builder.activate(x, spec)
+        return one_sided_clamp(self.builder, x, target, rest, options) if target in CLAMPS else None
+
+    def _sizes(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Return the shape of a value, whose first entry is the unknown batch, or one entry of it."""
+        x = args[0]
+        if not isinstance(x, Expression) or (node.target is getattr and args[1] != "shape"):
+            raise _refuse(node)
+        source = node.all_input_nodes[0]
+        sizes = [Batch(), *self.shapes.get(source, (x.size,))]
+        picked = args[1] if len(args) > 1 else kwargs.get("dim")
+        return sizes if node.target is getattr or not isinstance(picked, int) else sizes[picked]
+
+    def _view(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Expression:
+        """Return a value whose samples take another shape: the numbers stay where they are."""
+        x, dims = args[0], args[1:] or [kwargs.get("shape", ())]
+        if len(dims) == 1 and isinstance(dims[0], list | tuple):
+            dims = list(dims[0])
+        shape = reshaped(x.size, dims) if isinstance(x, Expression) else None
+        if shape is None:
+            raise _refuse(node, "only reshapes such as (x.size(0), -1), which keep the batch, are known")
+        if len(shape) > 1:
+            self.shapes[node] = shape
+        return x
+
     def _keep_shape(self, node: fx.Node, target: Any) -> None:
         """Carry the shape of tensors through element-wise calls; refuse calls that would mix it up."""
         given = [v for v in node.all_input_nodes if isinstance(self.values.get(v), Expression)]
@@ -250,6 +297,7 @@ class _Reader:
         flattens = target in ("flatten", torch.flatten)
         keeps = target in _ADD | _SUB | _MUL | _DIV | _NEG | _NEUTRAL_CALLS | {F.prelu, F.dropout}
         rest = [v for v in node.args[1:] if not isinstance(v, fx.Node)]
+        keeps = keeps or target in CLAMPS or target in COMPOSED_CALLS
         if not flattens and not keeps and call_activation(target, rest, dict(node.kwargs)) is None:
             raise _refuse(node, "on a value that is not a vector of features")
         if len(shapes) > 1:
@@ -267,10 +315,19 @@ class _Reader:
             raise _refuse(node, f"a concatenation along axis {axis}, not along features (-1)")
         if not all(isinstance(p, Expression) for p in parts):
             raise _refuse(node, "a concatenation with a constant")
+        sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
+        shapes = [self.shapes.get(v) for v in sources]
+        if any(shapes):
+            # Flattened, channels lie one after the other: only along them is a concatenation one of the vectors.
+            if axis != 1 or len({s and s[1:] for s in shapes}) > 1:
+                raise _refuse(node, f"a concatenation of values of the shapes {shapes} along axis {axis}")
+            self.shapes[node] = (sum(s[0] for s in shapes if s), *shapes[0][1:])  # type: ignore[index]
         return self.builder.concat(parts)
 
     def _arithmetic(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Expression:
         target, build = node.target, self.builder
+        if any(isinstance(a, Batch) for a in args):
+            raise _refuse(node, "the size of the batch is not known")
         if target in _NEG:
             return build.scale(args[0], -1.0)
         if set(kwargs) - {"alpha"} or len(args) != 2:
@@ -324,7 +381,7 @@ def _is_neutral(target: Any, args: list[Any], kwargs: dict[str, Any]) -> bool:
 def _holds_expression(values: Any) -> bool:
     if isinstance(values, list | tuple):
         return any(_holds_expression(v) for v in values)
-    return isinstance(values, Expression)
+    return isinstance(values, Expression | Batch)
 
 
 def _constant(node: fx.Node, target: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -340,19 +397,6 @@ def _attribute(module: nn.Module, path: Any) -> Any:
     for name in str(path).split("."):
         value = getattr(value, name)
     return value
-
-
-def _shape(value: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(value)
-    if not shape or not all(isinstance(n, int) and n >= 1 for n in shape):
-        raise ValueError(
-            f"input_shape is {value!r}; expected positive integers, channels first, without the batch"
-        )
-    if int(np.prod(shape)) > _MOST_INPUTS:
-        raise UnsupportedOperationError(
-            f"input_shape {shape} has more than {_MOST_INPUTS} entries: too large to certify"
-        )
-    return shape
 
 
 def _optional(tensor: Any) -> Any:
@@ -383,7 +427,7 @@ def _graph_input_size(module: nn.Module, graph: fx.Graph) -> int:
                     return part.in_features
                 if kind_of(part) in BATCH_NORMS:
                     return int(part.num_features)  # type: ignore[arg-type]
-                plain = isinstance(part, (*_NEUTRAL, nn.Flatten, nn.PReLU, nn.LogSigmoid, nn.Tanhshrink))
+                plain = isinstance(part, (*_NEUTRAL, nn.Flatten, nn.PReLU, *COMPOSED_MODULES))
                 if kind_of(part) in SHAPED:
                     raise _refuse(user, f"{kind_of(part).__name__} needs input_shape=(channels, ...)")
                 if not plain and module_activation(part) is None:

@@ -260,7 +260,7 @@ REFUSED = {
     "Softmax": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softmax(-1)),
     "Bilinear": lambda: nn.Sequential(nn.Linear(2, 2), nn.Bilinear(2, 2, 2)),
     "GELU": lambda: nn.Sequential(nn.Linear(2, 2), nn.GELU(approximate="tanh")),
-    "Softplus": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softplus(beta=3.0)),
+    "Softplus": lambda: nn.Sequential(nn.Linear(2, 2), nn.Softplus(threshold=1.0)),
     "MaxPool1d": lambda: nn.Sequential(nn.Linear(2, 2), nn.MaxPool1d(2)),
     "Hardswish": lambda: nn.Sequential(nn.Linear(2, 2), nn.Hardswish()),
     "Mish": lambda: nn.Sequential(nn.Linear(2, 2), nn.Mish()),
@@ -274,7 +274,7 @@ REFUSED = {
     "gt": lambda: Call(lambda v: torch.where(v > 0, v, 2 * v)),
     "maximum": lambda: Call(lambda v: torch.maximum(v, v + 1.0)),
     "sqrt": lambda: Call(torch.sqrt),
-    "clamp": lambda: Call(lambda v: v.clamp(max=0.5)),
+    "clamp": lambda: Call(lambda v: v.clamp(max=v.abs())),
     "layer_norm": lambda: Call(lambda v: F.layer_norm(v, (2,))),
     "mul": Product,
     "Branching": Branching,
@@ -487,3 +487,71 @@ class TestLowerBound:
 def test_neutral_networks_report_their_size():
     net = read_network([np.ones((5, 3)), np.ones((4, 5)), np.ones((2, 4))], "relu")
     assert (net.in_features, net.out_features, net.neurons) == (3, 2, 9)
+
+
+def _called(forward) -> nn.Module:
+    """A module with two Linear layers and a convolution, that runs `forward(self, x)`."""
+
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 2), nn.Conv1d(1, 2, 3)
+
+        def forward(self, x):
+            return forward(self, x)
+
+    torch.manual_seed(0)
+    return Called().double()
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda s, x: s.b(F.relu(s.a(x.view(x.size(0), -1)))),
+        lambda s, x: s.b(F.relu(s.a(x)).reshape(x.shape[0], 6)),
+        lambda s, x: s.b(torch.reshape(F.relu(s.a(x)), (-1, 6))) * x.shape[-1],
+        lambda s, x: s.b(s.c(s.a(x).view(x.size(0), 1, 6)).view(x.size(0), -1)[:, 0:6]),
+        lambda s, x: s.b(F.selu(s.a(x))),
+        lambda s, x: s.b(F.celu(s.a(x), 0.7)),
+        lambda s, x: s.b(F.softplus(s.a(x), beta=3.0)),
+        lambda s, x: s.b(F.logsigmoid(s.a(x)) + F.tanhshrink(s.a(x))),
+        lambda s, x: s.b(s.a(x).clamp(min=0.3)),
+        lambda s, x: s.b(torch.clamp_max(s.a(x), 0.3)),
+    ],
+)
+def test_reshapes_and_composed_activations_are_read_as_they_run(forward):
+    net = _called(forward)
+    certificate = lipctrl.certify(net)
+    x = torch.randn(20, 4, dtype=torch.float64)
+    assert np.allclose(certificate.evaluate(x.numpy()), net(x).detach().numpy(), atol=1e-12)
+    assert lipctrl.check(certificate).ok
+    assert lipctrl.lipschitz_lower_bound(net) <= certificate.gain
+
+
+@pytest.mark.parametrize(
+    ("forward", "word"),
+    [
+        (lambda s, x: s.b(s.a(x).view(3, -1)), "view"),
+        (lambda s, x: s.b(s.a(x).view(-1, 3)), "view"),
+        (lambda s, x: s.b(s.a(x).view(x.size(1), x.size(0))), "view"),
+        (lambda s, x: s.b(s.a(x)) * x.size(0), "batch"),
+        (lambda s, x: s.b(s.a(x)) / -x.size(0), "batch"),
+        (lambda s, x: s.b(s.a(x).to(x.dtype)), "getattr"),
+    ],
+)
+def test_what_mixes_or_counts_samples_is_refused(forward, word):
+    with pytest.raises(UnsupportedOperationError, match=word):
+        lipctrl.certify(_called(forward))
+
+
+def test_a_concatenation_of_tensors_is_one_of_channels_only():
+    """Along the last axis the numbers of flattened samples interleave: reading it as stacking is another map."""
+    x = torch.randn(5, 1, 6, dtype=torch.float64)
+    for parts in (lambda s, x: [s.c(x), s.c(x)], lambda s, x: [s.c(x)] * 2):
+        along = _called(lambda s, x, parts=parts: torch.cat(parts(s, x), 1).flatten(1))
+        certificate = lipctrl.certify(along, input_shape=(1, 6))
+        got = certificate.evaluate(x.numpy().reshape(5, -1))
+        assert np.allclose(got, along(x).detach().numpy(), atol=1e-12)
+        across = _called(lambda s, x, parts=parts: torch.cat(parts(s, x), -1).flatten(1))
+        with pytest.raises(UnsupportedOperationError, match="shapes"):
+            lipctrl.certify(across, input_shape=(1, 6))

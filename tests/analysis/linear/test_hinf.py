@@ -152,6 +152,15 @@ def test_a_stable_pole_of_any_size_is_stable():
     assert hinf_norm(control.ss([[-1e-300]], [[1.0]], [[1e-300]], 0)).value >= 1.0
 
 
+@pytest.mark.parametrize("factor", [2.0**-560, 2.0**-600])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 3), (3, 2), (3, 3)])
+def test_gains_whose_squares_underflow_are_not_lost(shape, factor):
+    system = random_system(np.random.default_rng(7), 4, shape[1], shape[0], feedthrough=True)
+    found = hinf_norm(system)
+    tiny = hinf_norm(control.ss(system.A, system.B, factor * system.C, factor * system.D, 0))
+    assert found.lower * factor <= tiny.value <= found.value * factor * (1.0 + 1e-5)
+
+
 def test_zero_by_cancellation_is_tiny():
     system = control.ss([[-1.0, 0.3], [0.0, -1.0]], [[0.0], [0.0]], [[1.0, 1.0]], 0)
     assert hinf_norm(system).value == 0.0

@@ -65,7 +65,8 @@ def sample_model(
 ) -> SampledModel:
     """Return the linearisation of a black box at rest together with its sampled error.
 
-    For MuJoCo environments, and for those whose whole state is the attribute `state`. State and action as in `linearize_gymnasium`.
+    For MuJoCo environments, and for those whose whole state is the attribute `state`. State and action as in
+    `linearize_gymnasium`.
 
     Parameters
     ----------

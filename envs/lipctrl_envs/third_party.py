@@ -38,7 +38,8 @@ def linearize_gymnasium(
     Parameters
     ----------
     state : (qpos, qvel, act) in one array; where it is not given, the rest position next to the model's initial
-        one is found by Newton's method (for `state`: the origin, if it is a rest). A given state is taken as it is, at rest or not.
+        one is found by Newton's method (for `state`: the origin, if it is a rest). A given state is taken as it is,
+        at rest or not.
     action : (m,) held constant; zeros where it is not given.
     method : "auto" | "transition" (`mjd_transitionFD` on every sub-step, refused by the RK4 integrator) |
         "differences" (centred differences of the whole step).

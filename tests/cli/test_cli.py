@@ -255,3 +255,26 @@ def test_help_names_every_command():
     assert done.returncode == 0
     for command in ("train", "certify", "verify", "analyze", "plot", "sweep", "demo"):
         assert command in done.stdout
+
+
+def test_evaluate_prints_the_return_of_unseen_episodes_and_its_error(run_cli, trained):
+    out, _ = trained
+    code, said, _ = run_cli("evaluate", out, "--episodes", 8)
+    assert code == 0
+    assert "(8 episodes" in said
+    assert "±" in said
+    code, disturbed, _ = run_cli(
+        "evaluate", out, "--episodes", 8, "--noise", 0.1, "--delay", 1, "--gain-scale", 0.5, "--attack", 0.1
+    )
+    assert code == 0
+    assert disturbed != said
+    code, _, error = run_cli("evaluate", out, "--attack", -1.0)
+    assert code == 2
+    assert "-1" in error
+
+
+def test_the_version_is_a_flag_and_a_command(run_cli):
+    for word in ("--version", "version"):
+        code, said, _ = run_cli(word)
+        assert code == 0
+        assert said.strip() == lipctrl.__version__

@@ -200,7 +200,10 @@ def _sub(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) ->
 def _mul(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
     first, second = args
     if isinstance(first, Expression) and isinstance(second, Expression):
-        raise refusal
+        found = b.gated(first, second)
+        if found is None:
+            raise refusal
+        return found
     return b.scale(first, _flat(second)) if isinstance(first, Expression) else b.scale(second, _flat(first))
 
 
@@ -227,14 +230,18 @@ def _elu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) ->
 
 
 def _clip(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
-    ends = [
-        None if a is None or isinstance(a, Expression) else float(_flat(a)[0])
-        for a in [*args[1:], None, None]
-    ]
+    if any(isinstance(a, Expression) for a in args[1:]):
+        raise refusal
+    ends = [None if a is None else float(_flat(a)[0]) for a in [*args[1:], None, None]]
     low, high = at.get("min", ends[0]), at.get("max", ends[1])
     if low == 0.0 and high is None:
         return b.activate(args[0], "relu")
-    if low is None or high is None:
+    if low is not None and high is None:
+        return b.shift(b.activate(b.shift(args[0], -low), "relu"), low)
+    if high is not None and low is None:
+        below = b.activate(b.shift(b.scale(args[0], -1.0), high), "relu")
+        return b.shift(b.scale(below, -1.0), high)
+    if low is None or high is None or not low <= high:
         raise refusal
     return b.activate(args[0], {"name": "clip", "lower": float(low), "upper": float(high)})
 

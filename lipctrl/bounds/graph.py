@@ -135,6 +135,23 @@ class Builder:
             raise ValueError(f"{sigma.name} needs a multiple of {sigma.group} features, got {x.size}")
         return x if sigma.name == "identity" else self._layer(x, sigma)
 
+    def gated(self, a: Expression, b: Expression) -> Expression | None:
+        """Return a · b where one factor is the sigmoid of the other, as SiLU; None for a product without a bound."""
+        for x, gate in ((a, b), (b, a)):
+            if len(gate.maps) != 1 or gate.offset.any():
+                continue
+            ((l, matrix),) = gate.maps.items()
+            if l == 0 or self.layers[l - 1].activation != activation("sigmoid"):
+                continue
+            layer = self.layers[l - 1]
+            if layer.sources.keys() != x.maps.keys():
+                continue
+            whole = matrix.shape == (x.size, x.size) and np.array_equal(matrix, np.eye(x.size))
+            same = all(np.array_equal(layer.sources[j], m) for j, m in x.maps.items())
+            if whole and same and np.array_equal(layer.bias, x.offset):
+                return self.activate(x, "silu")
+        return None
+
     def add(self, a: Expression, b: Expression) -> Expression:
         """Return a + b."""
         if a.size != b.size:

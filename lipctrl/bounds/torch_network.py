@@ -341,6 +341,9 @@ class _Reader:
                 return build.add(a, b) if isinstance(b, Expression) else build.shift(a, b)
             return build.shift(b, _vector(node, a))
         if isinstance(a, Expression) and isinstance(b, Expression):
+            found = build.gated(a, b) if target in _MUL else None
+            if found is not None:
+                return found
             raise _refuse(node, "a product or quotient of two values is not Lipschitz")
         if target in _MUL:
             x, factor = (a, b) if isinstance(a, Expression) else (b, a)

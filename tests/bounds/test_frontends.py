@@ -387,6 +387,42 @@ class TestOnnx:
         assert lipctrl.check(cert).ok
         assert lipctrl.lipschitz_lower_bound(cert) <= cert.gain
 
+    def test_gates_and_one_sided_clips_are_read_as_onnxruntime_runs_them(self, tmp_path):
+        helper = pytest.importorskip("onnx").helper
+        runtime = pytest.importorskip("onnxruntime")
+        rng = np.random.default_rng(0)
+        nodes = [
+            helper.make_node("Gemm", ["x", "w", "b"], ["h"]),
+            helper.make_node("Sigmoid", ["h"], ["s"]),
+            helper.make_node("Mul", ["h", "s"], ["u"]),
+            helper.make_node("Clip", ["u", "low"], ["p"]),
+            helper.make_node("Clip", ["h", "", "high"], ["q"]),
+            helper.make_node("Add", ["p", "q"], ["y"]),
+        ]
+        arrays = {
+            "w": rng.normal(size=(3, 3)),
+            "b": rng.normal(size=3),
+            "low": np.array(-0.1),
+            "high": np.array(0.4),
+        }
+        path = self.save(tmp_path / "m.onnx", nodes, arrays)
+        cert = lipctrl.certify(path)
+        x = rng.normal(size=(50, 3)).astype(np.float32)
+        (y,) = runtime.InferenceSession(str(path)).run(None, {"x": x})
+        assert np.allclose(cert.evaluate(x), y, atol=1e-5)
+        assert lipctrl.lipschitz_lower_bound(cert) <= cert.gain
+
+    @pytest.mark.parametrize(
+        ("kind", "inputs"),
+        [("Clip", ["x", "zero", "x"]), ("Mul", ["x", "x"]), ("Clip", ["x", "one", "zero"])],
+    )
+    def test_products_and_moving_ends_are_refused(self, tmp_path, kind, inputs):
+        helper = pytest.importorskip("onnx").helper
+        nodes = [helper.make_node(kind, inputs, ["y"])]
+        path = self.save(tmp_path / "m.onnx", nodes, {"zero": np.array(0.0), "one": np.array(1.0)})
+        with pytest.raises(UnsupportedOperationError, match=kind):
+            lipctrl.certify(path)
+
     @pytest.mark.parametrize("kind", ["Softmax", "Exp", "LayerNormalization", "Conv", "ReduceSum"])
     def test_unknown_operators_are_refused_by_name(self, tmp_path, kind):
         helper = pytest.importorskip("onnx").helper
@@ -516,6 +552,7 @@ def _called(forward) -> nn.Module:
         lambda s, x: s.b(F.softplus(s.a(x), beta=3.0)),
         lambda s, x: s.b(F.logsigmoid(s.a(x)) + F.tanhshrink(s.a(x))),
         lambda s, x: s.b(s.a(x).clamp(min=0.3)),
+        lambda s, x: (lambda v: s.b(v * torch.sigmoid(v) + torch.sigmoid(v) * v))(s.a(x)),
         lambda s, x: s.b(torch.clamp_max(s.a(x), 0.3)),
     ],
 )
@@ -535,6 +572,8 @@ def test_reshapes_and_composed_activations_are_read_as_they_run(forward):
         (lambda s, x: s.b(s.a(x).view(-1, 3)), "view"),
         (lambda s, x: s.b(s.a(x).view(x.size(1), x.size(0))), "view"),
         (lambda s, x: s.b(s.a(x)) * x.size(0), "batch"),
+        (lambda s, x: s.b(s.a(x) * torch.sigmoid(s.a(x) + 1e-3)), "mul"),
+        (lambda s, x: s.b(s.a(x) * torch.sigmoid(-s.a(x))), "mul"),
         (lambda s, x: s.b(s.a(x)) / -x.size(0), "batch"),
         (lambda s, x: s.b(s.a(x).to(x.dtype)), "getattr"),
     ],

@@ -39,7 +39,8 @@ def certify(
     Parameters
     ----------
     module_or_layers : torch module whose trace holds Linear, element-wise activations, additions (skips),
-        concatenations, slices, scalings by constants, Flatten, Dropout, batch normalisation in evaluation mode, and
+        concatenations, slices, reshapes that keep the batch, scalings by constants, Flatten, Dropout, batch
+        normalisation in evaluation mode, and
         with `input_shape` convolutions and average pools; a lipctrl network or policy (its own
         certificate, when no region, method or other property is asked); list of (W, b), W of shape (out, in);
         path of an .onnx file, or of a .safetensors file of sequential layers. Features come last.

@@ -182,27 +182,29 @@ def policy_throughput(fast: bool) -> Rows:
     torch.set_num_threads(1)
     rows: Rows = []
     task = find_task("Pendulum-v1")
-    for environments in (256, 1024) if fast else (256, 1024, 4096):
+    defaults = PPOConfig().environments
+    for environments in (
+        (defaults, 8 * defaults) if fast else (defaults, 2 * defaults, 8 * defaults, 64 * defaults)
+    ):
         config = PPOConfig(environments=environments)
-        speed, sizes = {}, {}
-        for name in ("plain", "certified"):
-            policy: Any = design_policy(task, width=32, depth=2, lipschitz=10.0).policy
-            if name == "plain":
-                policy = plain_like(policy, 64, 3, 0)
-            sizes[name] = sum(p.numel() for p in policy.parameters())
-            learner = learner_of(PPO, policy, task, config, 0)
-            learner.iterate(0.0)
-            times = []
-            for _ in range(2 if fast else 5):
+        certified: Any = design_policy(task, width=32, depth=2, lipschitz=10.0).policy
+        policies = {"plain": plain_like(certified, 64, 3, 0), "certified": certified}
+        sizes = {name: sum(p.numel() for p in policy.parameters()) for name, policy in policies.items()}
+        learners = {name: learner_of(PPO, policy, task, config, 0) for name, policy in policies.items()}
+        times: dict[str, list[float]] = {name: [] for name in learners}
+        # In turns, so that other load on the machine weighs on both; the first iteration warms up.
+        for _ in range(3 if fast else 1 + max(4, 1024 // environments)):
+            for name, learner in learners.items():
                 start = time.process_time()
                 learner.iterate(0.0)
-                times.append(time.process_time() - start)
-            speed[name] = learner.steps_per_iteration / statistics.median(times)
+                times[name].append(time.process_time() - start)
+        steps = learners["plain"].steps_per_iteration
+        speed = {name: steps / statistics.median(spent[1:]) for name, spent in times.items()}
         rows.append(
             {
                 "environments": environments,
                 "weights, plain / certified": " / ".join(map(str, sizes.values())),
-                "minibatch": learner.steps_per_iteration // config.minibatches,
+                "minibatch": steps // config.minibatches,
                 "plain, steps/CPU-s": speed["plain"],
                 "certified, steps/CPU-s": speed["certified"],
                 "ratio": speed["certified"] / speed["plain"],

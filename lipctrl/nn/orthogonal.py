@@ -307,8 +307,10 @@ def _batches(factors: Sequence[Semiorthogonal]) -> list[list[int]]:
     home, alone = groups.pop((m, n)), []
     total = sum(factors[i].weight.numel() for i in home)
     for (rows, k), members in groups.items():
-        if k <= n and rows - k <= m - n and total <= SMALL // 2:
+        padded = sum(factors[i].weight.numel() for i in members) // (rows * k) * (m * n)
+        if k <= n and rows - k <= m - n and total + padded <= SMALL:
             home.extend(members)
+            total += padded
         else:
             alone.append(members)
     return [home, *alone]

@@ -46,6 +46,16 @@ def test_fused_matrices_are_the_defined_ones(plain, monkeypatch, shape, batch, s
         assert torch.allclose(g, h, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("limit", range(0, 9000, 500))
+def test_every_limit_of_small_batches_gives_the_same_matrices(plain, monkeypatch, limit):
+    monkeypatch.setattr(orthogonal, "SMALL", limit)
+    torch.manual_seed(4)
+    cases = [((25, 5), ()), ((25, 50), (2,)), ((50, 25), (2, 2)), ((25, 25), (3,)), ((3, 25), ())]
+    factors = [Semiorthogonal(*shape, batch=batch).double() for shape, batch in cases]
+    for y, z in zip(matrices(*factors), plain(lambda: matrices(*factors)), strict=True):
+        assert torch.allclose(y, z, rtol=0.0, atol=1e-13)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_factors_padded_into_one_batch_are_the_defined_ones(plain, dtype):
     torch.manual_seed(3)

@@ -50,7 +50,7 @@ def test_fused_matrices_are_the_defined_ones(plain, monkeypatch, shape, batch, s
 def test_every_limit_of_small_batches_gives_the_same_matrices(plain, monkeypatch, limit):
     monkeypatch.setattr(orthogonal, "SMALL", limit)
     torch.manual_seed(4)
-    cases = [((25, 5), ()), ((25, 50), (2,)), ((50, 25), (2, 2)), ((25, 25), (3,)), ((3, 25), ())]
+    cases = [((25, 5), ()), ((25, 50), ()), ((25, 25), (2, 4)), ((3, 25), ())]
     factors = [Semiorthogonal(*shape, batch=batch).double() for shape, batch in cases]
     for y, z in zip(matrices(*factors), plain(lambda: matrices(*factors)), strict=True):
         assert torch.allclose(y, z, rtol=0.0, atol=1e-13)

@@ -30,7 +30,7 @@ from lipctrl.training.rollout import Simulator
 class PPOConfig(Settings):
     """Settings of proximal policy optimisation."""
 
-    environments: int = 64
+    environments: int = 96
     """copies of the environment stepped together"""
     horizon: int = 32
     """steps of each rollout"""

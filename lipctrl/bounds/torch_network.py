@@ -57,7 +57,8 @@ def _refuse(node: fx.Node, reason: str = "") -> UnsupportedOperationError:
     )
     return UnsupportedOperationError(
         f"{node.op} {target!r} (node {node.name!r}) has no rule{': ' + reason if reason else ''}; known are Linear, "
-        "element-wise activations, additions, concatenations, slices, scalings by constants, Flatten, Dropout"
+        "element-wise activations, additions, concatenations, slices, scalings by constants, Flatten, Dropout and "
+        "BatchNorm in eval mode, Conv1d, Conv2d and AvgPool with input_shape="
     )
 
 

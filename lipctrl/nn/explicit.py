@@ -25,6 +25,8 @@ Witness = Callable[[Sequence[Layer], Output], Sequence[Any]]
 
 # Slack per layer that folded weights of each precision need; networks set aside as much (`reserved`).
 LAYER_SLACK = {torch.float64: 1e-9, torch.float32: 3e-7}
+# Multiples of it that are tried; the large ones are for weights of extreme scales.
+SLACK_STEPS = (1e-2, *(2.0 ** (0.5 * k) for k in range(27)))
 
 
 def layer_slack(dtype: torch.dtype) -> float:
@@ -229,7 +231,7 @@ class Neurons(Explicit):
             self.witness(layers, output),
             float(self.gain),
             in_features=self.in_features,
-            slacks=[unit * step for step in (1e-2, 1.0, 10.0, 100.0, 1e3, 1e4)],
+            slacks=[unit * step for step in SLACK_STEPS],
         )
 
     def export(self) -> nn.Module:

@@ -62,8 +62,8 @@ class CertifiedModule(nn.Module):
     Attributes
     ----------
     in_features, out_features : dimensions of the map, features last.
-    lipschitz : the requested l2 gain; `certificate().gain` does not exceed it for float64 parameters of ordinary size,
-        by at most a relative 1e-6 a block where their scales are extreme, and by at most 1e-3 a block in float32.
+    lipschitz : the requested l2 gain. `certificate().gain` does not exceed it for float64 parameters of ordinary size;
+        extreme scales may cost a relative 1e-5 a layer (float32: 1e-3 a block). What needs more is refused, not proved.
     """
 
     in_features: int

@@ -121,8 +121,9 @@ def test_networks_compile(x):
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="the default backend of torch.compile needs a C++ compiler"
 )
-def test_networks_compile_to_native_code(x):
+def test_networks_compile_to_native_code(x, tmp_path, monkeypatch):
     """The default backend builds the fold and its gradient: both agree with the plain ones."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # never a library that another run left half written
     torch.compiler.reset()
     net = small()
     compiled = torch.compile(net)

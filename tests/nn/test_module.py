@@ -123,7 +123,9 @@ def test_networks_compile(x):
 )
 def test_networks_compile_to_native_code(x, tmp_path, monkeypatch):
     """The default backend builds the fold and its gradient: both agree with the plain ones."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # never a library that another run left half written
+    monkeypatch.setenv(
+        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path)
+    )  # never a library that another run left half written
     torch.compiler.reset()
     net = small()
     compiled = torch.compile(net)

@@ -116,24 +116,16 @@ def test_a_deep_network_starts_alive():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_check_is_fast_and_linear_in_depth(dtype):
-    import time
-
+def test_the_slack_does_not_grow_with_depth(dtype):
     torch.manual_seed(9)
-    times = {}
     for depth in (16, 128):
         net = lipctrl.LipschitzResNet(4, 1, width=64, depth=depth, parametrization="lossless").to(dtype)
-        certificate = net.certificate()
-        start = time.perf_counter()
-        report = lipctrl.check(certificate)
-        times[depth] = time.perf_counter() - start
+        report = lipctrl.check(net.certificate())
         assert report.ok
         assert report.gain <= 1.0 + SLACK[dtype]
-    assert times[128] < 5.0
-    assert times[128] < 4.0 * 8.0 * times[16] + 0.5
 
 
-def test_a_dense_block_is_proved_in_time_linear_in_depth():
+def test_a_deep_dense_block_is_proved_by_one_inequality():
     torch.manual_seed(10)
     block = lipctrl.nn.LosslessBlock(2, 1, width=32, inner_depth=96, lipschitz=4.0).double()
     certificate = prove(block, 4.0)

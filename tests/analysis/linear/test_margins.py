@@ -145,11 +145,10 @@ def test_print_names_units_and_both_ends():
         assert word in text
 
 
-def test_a_twenty_state_loop_takes_well_under_a_second():
-    import time
-
+def test_a_twenty_state_loop_has_a_margin_on_both_sides():
     plant = random_system(np.random.default_rng(0), 20, 2, 3)
     ball = IncrementalBall(np.zeros((2, 3)), 0.5 * stability_radius(plant))
-    begin = time.process_time()
-    incremental_gain_margin(plant, ball)
-    assert time.process_time() - begin < 1.0
+    margin = incremental_gain_margin(plant, ball)
+    assert margin.lower < 1.0 < margin.upper
+    # A ball about zero: the nominal loop stays the open one, the radius alone is scaled.
+    assert margin.upper == pytest.approx(2.0, rel=1e-6)

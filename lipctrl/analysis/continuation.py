@@ -23,8 +23,11 @@ from lipctrl.analysis.sweep import ModalSweep
 
 # Curvature so small that it never limits a step.
 _AMPLE = 1e12
-# Levels and better samples tried at one parameter.
+# Levels and better samples tried at one parameter; the share of the sampled minimum that is tried first.
 _ATTEMPTS = 8
+_SHARE = 0.98
+# A walk ends within this relative distance of a singular Φ, or after so many parameters that rounding forbids.
+_NEAREST, _FAILURES = 1e-10, 2
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ class Path:
     ) -> None:
         self._system, self._quadratic, self._u, self._v = system, quadratic, u, v
         self._band = band
-        # The last parameter sampled, on how many frequencies, and what was found.
-        self._sampled: tuple[float, int, tuple[float, float]] | None = None
+        # What was found at each parameter, on how many frequencies.
+        self._sampled: dict[float, tuple[int, tuple[float, float]]] = {}
+        # Where rounding forbade a level once, the next proof starts lower.
+        self._share = _SHARE
         base = quadratic(0.0)
         # Complex coefficients: what happens at -ω is not the mirror image of what happens at ω.
         self._two_sided = any(np.iscomplexobj(m.mid) for m in (base.j, base.l, base.w, system.a))
@@ -87,24 +92,26 @@ class Path:
             self._frequencies = np.unique(np.concatenate([ends, inside]))
 
     def _values(self, at: float, omegas: np.ndarray) -> np.ndarray:
-        """Return the largest λ with Φ ⪰ λN (where Φ is indefinite: its smallest eigenvalue), unverified."""
+        """Return the largest λ with Φ ⪰ λN (where Φ is indefinite: a number ≤ 0), unverified.
+
+        With X = WG(J + LG)⁻¹ and Y = (U + VG)(J + LG)⁻¹ it is 1/‖Y(I - XᴴX)⁻¹Yᴴ‖: no Gram matrix of J + LG, so that λ
+        keeps its digits where J + LG is nearly singular.
+        """
         q = self._quadratic(at)
         g = self._responses(omegas)
-        outer, inner = q.j.mid + q.l.mid @ g, q.w.mid @ g
-        phi = outer.conj().swapaxes(-1, -2) @ outer - inner.conj().swapaxes(-1, -2) @ inner
-        phi = np.where(np.isfinite(phi), phi, 0.0)
-        spectrum = np.linalg.eigvalsh(phi)
-        lowest = spectrum[:, 0]
-        bend = self._u.mid + self._v.mid @ g
-        out = lowest.copy()
-        # Nearer to singular than rounding resolves, Φ itself is the value: what follows must prove it anyway.
-        good = lowest > 1e-13 * np.abs(spectrum).max(axis=1, initial=0.0)
-        if good.any():
-            b = np.where(np.isfinite(bend[good]), bend[good], 0.0)
-            gram = b @ np.linalg.solve(phi[good], b.conj().swapaxes(-1, -2))
+        inverse = _inverses(q.j.mid + q.l.mid @ g)
+        inner, bend = q.w.mid @ g @ inverse, (self._u.mid + self._v.mid @ g) @ inverse
+        good = np.isfinite(inner).all(axis=(1, 2)) & np.isfinite(bend).all(axis=(1, 2))
+        inner, bend = (np.where(good[:, None, None], x, 0.0) for x in (inner, bend))
+        phi = np.eye(g.shape[2]) - inner.conj().swapaxes(-1, -2) @ inner
+        out = np.where(good, np.linalg.eigvalsh(phi)[:, 0], 0.0)
+        inside = out > 1e-15
+        if inside.any():
+            b = bend[inside]
+            gram = b @ np.linalg.solve(phi[inside], b.conj().swapaxes(-1, -2))
             size = np.linalg.eigvalsh((gram + gram.conj().swapaxes(-1, -2)) / 2.0)[:, -1]
-            out[good] = np.minimum(1.0 / np.maximum(size, 1.0 / _AMPLE), _AMPLE)
-        return out
+            out[inside] = np.minimum(1.0 / np.maximum(size, 1.0 / _AMPLE), _AMPLE)
+        return np.where(inside, out, np.minimum(out, 0.0))
 
     def _responses(self, omegas: np.ndarray) -> np.ndarray:
         feed = self._system.D.astype(np.complex128)
@@ -116,10 +123,9 @@ class Path:
     def sample(self, at: float) -> tuple[float, float]:
         """Return the smallest value found over frequency and where, refined around the lowest grid point."""
         grid = self._frequencies
-        if self._sampled is not None and self._sampled[0] == at and self._sampled[1] == len(grid):
-            return self._sampled[2]
-        self._sampled = (at, len(grid), self._sample(at, grid))
-        return self._sampled[2]
+        if at not in self._sampled or self._sampled[at][0] != len(grid):
+            self._sampled[at] = len(grid), self._sample(at, grid)
+        return self._sampled[at][1]
 
     def _sample(self, at: float, grid: np.ndarray) -> tuple[float, float]:
         values = self._values(at, grid)
@@ -142,7 +148,7 @@ class Path:
 
     def prove(self, at: float) -> Proof:
         """Prove Φ ≻ λN at all frequencies for a λ near the sampled minimum."""
-        share = 0.98
+        share = self._share
         best, where = self.sample(at)
         for _ in range(_ATTEMPTS):
             if not best > 0.0:
@@ -152,6 +158,7 @@ class Path:
             if test.proved or (
                 test.crossings.size and self._may_solve(share) and self._inequality(form, where)
             ):
+                self._share = max(share, _SHARE * 0.25)
                 return Proof(at, share * best, best, where)
             points = np.unique(test.crossings if self._two_sided else np.abs(test.crossings))
             if self._band is not None:
@@ -183,6 +190,16 @@ class Path:
         return PopovForm(self._system, yy, yu, q.j.H @ q.j - (u.H @ u).scaled(level))
 
 
+def _inverses(matrices: np.ndarray) -> np.ndarray:
+    """Invert matrices (N, m, m); NaN where one is singular."""
+    try:
+        return np.linalg.inv(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full(matrices.shape, np.nan, dtype=matrices.dtype)
+        return np.concatenate([_inverses(matrix[None]) for matrix in matrices])
+
+
 def march(path: Path, start: float, goal: float, *, whole: bool = False) -> March:
     """Walk from `start` towards `goal`, every parameter passed being proved, as far as Φ stays positive.
 
@@ -207,37 +224,55 @@ def march(path: Path, start: float, goal: float, *, whole: bool = False) -> Marc
     return March(here.at, math.nan if reached else here.frequency, tuple(steps))
 
 
-def _covers(a: Proof, b: Proof) -> bool:
-    if not (a.lower > 0.0 and b.lower > 0.0):
+def _reach(distance: float, first: float, second: float) -> bool:
+    """Tell whether Φ ⪰ λN at two parameters, `distance` apart, covers what lies between."""
+    if not (first > 0.0 and second > 0.0):
         return False
-    return abs(a.at - b.at) * (1.0 + 1e-12) < (math.sqrt(a.lower) + math.sqrt(b.lower)) * (1.0 - 1e-12)
+    return distance * (1.0 + 1e-12) < (math.sqrt(first) + math.sqrt(second)) * (1.0 - 1e-12)
+
+
+def _covers(a: Proof, b: Proof) -> bool:
+    return _reach(abs(a.at - b.at), a.lower, b.lower)
 
 
 def _stretch(path: Path, here: Proof, there: float, whole: bool) -> tuple[Proof | None, bool]:
-    """Return the next proved point, whose way from `here` is covered, and whether the walk ends there."""
-    at = there
+    """Return the next proved point, whose way from `here` is covered, and whether the walk ends there.
+
+    Samples choose the point, and only one that would cover the way is proved.
+    """
+    at, failures = there, 0
     for _ in range(4 if whole else 50):
         value, _ = path.sample(at)
-        if value > 0.0:
+        if _reach(abs(at - here.at), here.lower, _SHARE * value):
             trial = path.prove(at)
             if _covers(here, trial):
                 return trial, False
+            failures += not trial.lower > 0.0
         end = at
         if value <= 0.0:
             if whole:
                 break
             end = _root(path, here.at, at)
-            for give in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4):
-                point = end + math.copysign(give * max(abs(end), abs(end - here.at)), here.at - end)
-                if (point - here.at) * (end - here.at) <= 0.0:
-                    break
-                candidate = path.prove(point)
-                if _covers(here, candidate):
-                    return candidate, True
-        if abs(end - here.at) <= 1e-10 * max(abs(here.at), 1e-10):
+            found = _near(path, here, end)
+            if found is not None:
+                return found, True
+        if failures == _FAILURES or abs(end - here.at) <= _NEAREST * max(abs(here.at), _NEAREST):
             break
         at = 0.5 * (here.at + end)
     return None, True
+
+
+def _near(path: Path, here: Proof, end: float) -> Proof | None:
+    """Return a proved point just before the first parameter where Φ is singular, if `here` covers the way to it."""
+    for give in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4):
+        point = end + math.copysign(give * max(abs(end), abs(end - here.at)), here.at - end)
+        if (point - here.at) * (end - here.at) <= 0.0:
+            break
+        if _reach(abs(point - here.at), here.lower, _SHARE * path.sample(point)[0]):
+            candidate = path.prove(point)
+            if _covers(here, candidate):
+                return candidate
+    return None
 
 
 def _root(path: Path, inside: float, outside: float) -> float:

@@ -13,13 +13,14 @@ import importlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lipctrl.storage import replace_file
 
 FORMAT = "lipctrl-certificate"
 VERSION = 1
@@ -194,23 +195,11 @@ class Certificate:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the certificate as JSON, atomically; every float64 survives the round trip exactly."""
-        path = Path(path)
         try:
             text = json.dumps(self.to_dict(), allow_nan=False)
         except ValueError as error:
             raise CertificateFormatError("a certificate with NaN or inf entries cannot be saved") from error
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return path
+        return replace_file(path, text.encode())
 
     def __str__(self) -> str:
         """Return the derivation tree, one node a line."""

@@ -8,7 +8,6 @@ import importlib
 import json
 import math
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from lipctrl.analysis.ball import IncrementalBall
 from lipctrl.analysis.hinf import HinfNorm
 from lipctrl.analysis.loop import NominalLoop
 from lipctrl.analysis.verdict import Verdict
+from lipctrl.storage import replace_file
 
 CONVENTIONS = (
     "Signs: the policy acts as u = π(y) + r (positive feedback, the policy carries its sign); slopes [a, b] speak of "
@@ -143,8 +143,7 @@ class StabilityReport:
             text = importlib.import_module("lipctrl.plots.html_report").html_page(self)
         else:
             raise ValueError(f"cannot save a report as {path.suffix!r}; expected .json, .html or .txt")
-        _write(path, text)
-        return path
+        return replace_file(path, text.encode())
 
     def plot(self, *, ax: Any = None) -> Any:
         """Draw the loop against the ball of policies (`lipctrl.plots.report_plot`); returns the axes."""
@@ -183,15 +182,3 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
     return str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

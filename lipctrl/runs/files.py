@@ -1,16 +1,16 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed."""
+"""The files of a run folder: whole or absent, with errors that say what is still safe."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lipctrl.storage import replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,30 +44,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         When the disk is full or the folder cannot be written; the old file is then untouched.
     """
     with saving(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                os.fchmod(handle, 0o644)
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the operating system lets a folder be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        replace_file(path, data)
 
 
 def write_json(path: Path, data: Any) -> None:

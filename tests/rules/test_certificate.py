@@ -258,6 +258,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, specimen, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
 
 
+def test_others_may_read_a_saved_certificate_as_any_other_file(tmp_path, specimen):
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert specimen.save(tmp_path / "c.json").stat().st_mode == ordinary.stat().st_mode
+
+
 def test_a_tree_prints_one_node_a_line(specimen):
     assert len(str(specimen).splitlines()) >= 1
     assert specimen.digest[:12] in repr(specimen)

@@ -66,18 +66,7 @@ def _contracting(
     unit = math.sqrt(float(np.abs(found.tau))) if inner == "lipschitz" else abs(found.tau) + _size(reduction)
 
     def build(gain: float) -> Certificate:
-        return network(
-            given.layers,
-            given.output,
-            reduction.multipliers(multipliers),
-            gain,
-            in_features=given.in_features,
-            claim=claim,
-            region=box,
-            relaxation=reduction.relaxation,
-            metric=metric,
-            note=note,
-        )
+        return _stated(given, reduction, box, claim, gain, multipliers, note, metric)
 
     return smallest_proved(build, gain_of(found.tau, inner), claim=claim, unit=unit, prove=_proof(reduction))
 
@@ -189,6 +178,7 @@ def _stated(
     gain: float,
     multipliers: dict[int, np.ndarray],
     note: dict[str, Any],
+    metric: np.ndarray | None = None,
 ) -> Certificate:
     return network(
         given.layers,
@@ -199,6 +189,7 @@ def _stated(
         claim=claim,
         region=box,
         relaxation=reduction.relaxation,
+        metric=metric,
         note=note,
     )
 

@@ -22,7 +22,7 @@ from lipctrl.activations import Activation
 from lipctrl.nn.activations import Spec, grouped, short
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
 from lipctrl.nn.lossless import bounded_exp
-from lipctrl.nn.module import CertifiedModule, positive, positive_gain
+from lipctrl.nn.module import CertifiedModule, in_series, positive, positive_gain
 from lipctrl.rules import Layer, Output
 
 # Row sums of |C_l| stay below 1.9 where 2 is the limit of the theorem: multipliers stay below 20 times their drive.
@@ -166,10 +166,8 @@ class GershgorinBlock(CertifiedModule):
     ) -> None:
         super().__init__(in_features, out_features)
         self.lipschitz = positive_gain(lipschitz)
-        self.width, self.depth = positive("width", width), positive("depth", depth)
+        self.width, self.depth = positive("width", width), in_series(depth, in_features, out_features)
         self.inner_depth, self.scaled = positive("inner_depth", inner_depth), bool(scaled)
-        if depth > 1 and in_features != out_features:
-            raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
         self.activation = grouped(activation, width)
         n = self.inner_depth
         eye = torch.eye(out_features, in_features)

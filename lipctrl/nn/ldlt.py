@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lipctrl.nn.activations import Spec, grouped, short
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, reserved
 from lipctrl.nn.lossless import ScaleWitness, bounded_exp, is_homogeneous
-from lipctrl.nn.module import CertifiedModule, positive, positive_gain
+from lipctrl.nn.module import CertifiedModule, in_series, positive, positive_gain
 from lipctrl.nn.orthogonal import Semiorthogonal, matrices
 
 # ‖Q_l‖ ≤ τ < 1 bounds every pivot from below by 1 - τ²: K is well conditioned for all parameters.
@@ -60,10 +60,8 @@ class LDLTBlock(CertifiedModule):
     ) -> None:
         super().__init__(in_features, out_features)
         self.lipschitz = positive_gain(lipschitz)
-        self.width, self.depth = positive("width", width), positive("depth", depth)
+        self.width, self.depth = positive("width", width), in_series(depth, in_features, out_features)
         self.inner_depth = positive("inner_depth", inner_depth)
-        if depth > 1 and in_features != out_features:
-            raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
         self.activation = grouped(activation, width)
         n = self.inner_depth
         self.first = Semiorthogonal(in_features + width, in_features, batch=(depth,), spread=spread)

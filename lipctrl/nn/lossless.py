@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lipctrl.activations import Activation
 from lipctrl.nn.activations import Spec, grouped, short, unit_slopes
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, numbers, reserved
-from lipctrl.nn.module import CertifiedModule, composed, positive, positive_gain
+from lipctrl.nn.module import CertifiedModule, composed, in_series, positive, positive_gain
 from lipctrl.nn.orthogonal import Semiorthogonal, matrices
 from lipctrl.rules import Layer, Output
 
@@ -76,10 +76,8 @@ class LosslessBlock(CertifiedModule):
     ) -> None:
         super().__init__(in_features, out_features)
         self.lipschitz = positive_gain(lipschitz)
-        self.width, self.depth = positive("width", width), positive("depth", depth)
+        self.width, self.depth = positive("width", width), in_series(depth, in_features, out_features)
         self.inner_depth = positive("inner_depth", inner_depth)
-        if depth > 1 and in_features != out_features:
-            raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
         self.activation = grouped(unit_slopes(activation), width)
         n = self.inner_depth
         self.first = Semiorthogonal(width, in_features + width, batch=(depth,), spread=spread)

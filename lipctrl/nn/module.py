@@ -169,6 +169,13 @@ def positive(name: str, value: int) -> int:
     return int(value)
 
 
+def in_series(depth: int, in_features: int, out_features: int) -> int:
+    """Return `depth` if so many equal blocks from n to p numbers can stand in series, else raise a ValueError."""
+    if positive("depth", depth) > 1 and in_features != out_features:
+        raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
+    return int(depth)
+
+
 def positive_gain(value: float, name: str = "lipschitz") -> float:
     """Return a requested gain if it is positive and finite, else raise a ValueError."""
     gain = float(value)

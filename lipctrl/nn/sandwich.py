@@ -10,7 +10,7 @@ from torch import nn
 from lipctrl.nn.activations import Spec, grouped, short, unit_slopes
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, reserved
 from lipctrl.nn.lossless import ScaleWitness, bounded_exp, is_homogeneous
-from lipctrl.nn.module import CertifiedModule, positive, positive_gain
+from lipctrl.nn.module import CertifiedModule, in_series, positive_gain
 from lipctrl.nn.orthogonal import Semiorthogonal
 
 
@@ -40,9 +40,7 @@ class SandwichLayer(CertifiedModule):
         depth: int = 1,
     ) -> None:
         super().__init__(in_features, out_features)
-        self.lipschitz, self.depth = positive_gain(lipschitz), positive("depth", depth)
-        if depth > 1 and in_features != out_features:
-            raise ValueError(f"layers in series keep the dimension; got {in_features} → {out_features}")
+        self.lipschitz, self.depth = positive_gain(lipschitz), in_series(depth, in_features, out_features)
         self.activation = grouped(unit_slopes(activation), out_features)
         self.pair = Semiorthogonal(out_features, out_features + in_features, batch=(depth,))
         bound = 1.0 / math.sqrt(out_features)

@@ -157,10 +157,8 @@ def test_altered_linf_networks_are_never_beaten_by_pairs(specimens, oracle):
     assert proved > 0
 
 
-@pytest.mark.parametrize("kind", ["relu", "tanh", {"name": "leaky_relu", "slope": 0.3}, "silu", "abs"])
-def test_the_edge_of_a_block_is_found_from_the_safe_side(kind, oracle):
-    """Bisect the smallest gain that proves: the oracle agrees above, and it refuses 1e-6 below."""
-    node = oracle.neuron_block(np.random.default_rng(3), kind)
+def smallest_proved_gain(node: Certificate, oracle) -> float:
+    """Bisect the gain at which the checker stops proving a node."""
     low, high = 0.0, node.gain
     for _ in range(60):
         middle = 0.5 * (low + high)
@@ -168,6 +166,14 @@ def test_the_edge_of_a_block_is_found_from_the_safe_side(kind, oracle):
             high = middle
         else:
             low = middle
+    return high
+
+
+@pytest.mark.parametrize("kind", ["relu", "tanh", {"name": "leaky_relu", "slope": 0.3}, "silu", "abs"])
+def test_the_edge_of_a_block_is_found_from_the_safe_side(kind, oracle):
+    """The smallest gain that proves: the oracle agrees above, and it refuses 1e-6 below."""
+    node = oracle.neuron_block(np.random.default_rng(3), kind)
+    high = smallest_proved_gain(node, oracle)
     assert is_true(oracle.resealed(node, gain=high), oracle)
     assert not is_true(oracle.resealed(node, gain=high * (1.0 - 1e-6)), oracle)
 
@@ -175,13 +181,7 @@ def test_the_edge_of_a_block_is_found_from_the_safe_side(kind, oracle):
 def test_exchanging_activations_of_a_proved_block(oracle):
     """A certificate of ReLU must not prove for activations with wider slopes."""
     node = oracle.neuron_block(np.random.default_rng(3), "relu")
-    low, high = 0.0, node.gain
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        if check(oracle.resealed(node, gain=middle)).ok:
-            high = middle
-        else:
-            low = middle
+    high = smallest_proved_gain(node, oracle)
     tight = oracle.resealed(node, gain=high)
     for spec in ({"name": "abs"}, {"name": "silu"}, {"name": "leaky_relu", "slope": -0.5}, {"name": "sin"}):
         forged = oracle.resealed(tight, params={"activations": [spec]})

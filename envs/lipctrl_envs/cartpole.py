@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.enclosure import enclosed_form
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.signals import Signal, excess, physical
+from lipctrl_envs.signals import Columns, Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,13 +91,8 @@ class CartPole(MechanicalPlant):
         return np.array([0.8, 0.1, 0.3, 0.1])
 
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         angle, (speed, rate), force = position[1], velocity, action[0]
         sine, cosine = torch.sin(angle), torch.cos(angle)
         total = p.cart_mass + p.pole_mass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.enclosure import enclosed_form
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.signals import Signal, excess, physical
+from lipctrl_envs.signals import Columns, Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,13 +91,8 @@ class DoublePendulumCart(MechanicalPlant):
         return np.array([0.3, 0.05, 0.05, 0.1, 0.05, 0.05])
 
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         (_, lower, upper), (speed, lower_rate, upper_rate) = position, velocity
         m1, m2, l1, l2 = p.lower_mass, p.upper_mass, p.lower_length, p.upper_length
         s1, c1, s2, c2 = torch.sin(lower), torch.cos(lower), torch.sin(upper), torch.cos(upper)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from torch import Tensor
 from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.signals import Signal, excess, physical
+from lipctrl_envs.signals import Columns, Signal, excess, physical
 
 
 def per_mass(value: Any) -> Any:
@@ -112,13 +112,8 @@ class MassSpringChain(MechanicalPlant):
         return np.full(2 * self.masses, 0.5)
 
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         push = None if disturbance is None else torch.stack(list(disturbance), -1)
         q, v, u = (torch.stack(list(part), -1) for part in (position, velocity, action))
         return self._accelerations(q, v, u, push, p).unbind(-1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipctrl_envs.plant import Plant
-from lipctrl_envs.signals import Signal, join
+from lipctrl_envs.signals import Columns, Signal, join
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,13 +36,8 @@ class MechanicalPlant(Plant):
 
     @abstractmethod
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         """Return the accelerations, one column (...,) for each position."""
 
     def flow(self, state: Tensor, action: Tensor, disturbance: Tensor | None, p: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.enclosure import enclosed_form
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.signals import Signal, excess, physical
+from lipctrl_envs.signals import Columns, Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,13 +82,8 @@ class PlanarQuadrotor(MechanicalPlant):
         return np.array([1.0, 1.0, 0.2, 0.3, 0.3, 0.3])
 
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         tilt, lift = position[2], action[0] / p.mass + p.gravity
         drag = p.drag / p.mass
         sideways = -(lift * torch.sin(tilt)) - velocity[0] * drag

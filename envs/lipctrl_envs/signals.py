@@ -13,6 +13,10 @@ Parameters = Mapping[str, Tensor]
 """Physical parameters that differ between environments: name -> tensor of the batch shape."""
 
 
+Columns = Sequence[Tensor]
+"""Signals of a batch, each of the batch shape (...,)."""
+
+
 class Signal(NamedTuple):
     """A scalar signal: its name and its SI unit."""
 
@@ -25,7 +29,7 @@ def physical(default: float, unit: str, *, positive: bool = True) -> Any:
     return field(default=default, metadata={"unit": unit, "positive": positive})
 
 
-def join(columns: Sequence[Tensor]) -> Tensor:
+def join(columns: Columns) -> Tensor:
     """Collect columns of shape (...,) into one tensor (..., n), each column contiguous in memory.
 
     Keeping every signal contiguous makes the element-wise work of large batches about twice as fast as

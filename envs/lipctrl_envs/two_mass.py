@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.signals import Signal, excess, physical
+from lipctrl_envs.signals import Columns, Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,13 +81,8 @@ class TwoMassDrive(MechanicalPlant):
         return np.array([1.0, 1.0, 0.2, 0.2])
 
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         shaft = (position[0] - position[1]) * p.stiffness + (velocity[0] - velocity[1]) * p.damping
         motor, load = action[0] - shaft, shaft
         if disturbance is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.lure import LureForm
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.signals import Signal, excess, physical
+from lipctrl_envs.signals import Columns, Signal, excess, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,13 +99,8 @@ class LateralVehicle(MechanicalPlant):
         return share * p.rear, share * p.front
 
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         yaw = velocity[1] if disturbance is None else velocity[1] + disturbance[0] * p.speed
         drift = velocity[0] / p.speed - position[1]
         front_slip = action[0] - drift - yaw * (p.front / p.speed)

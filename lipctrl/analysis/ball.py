@@ -12,6 +12,9 @@ import numpy as np
 from lipctrl.certificate import Certificate
 from lipctrl.checker import check
 
+# Entries of a centre gain up to which it is printed in numbers.
+_SHOWN_GAINS = 12
+
 
 @dataclass(frozen=True)
 class IncrementalBall:
@@ -25,6 +28,7 @@ class IncrementalBall:
     limits : (lower, upper) of an actuator clip behind the policy, or None; informative.
     policy : the actual map y (..., p) ↦ u (..., m) in numpy, for falsification, or None.
     gain : a proved incremental gain of the whole policy, actuator limits included, or None (then ‖K₀‖ + ρ).
+    region : (lower, upper) of the only box of observations in which the inequality is known, or None: everywhere.
 
     Examples
     --------
@@ -38,9 +42,12 @@ class IncrementalBall:
     limits: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
     policy: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
     gain: float | None = field(default=None, repr=False, compare=False)
+    region: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
+            if np.iscomplexobj(self.center):
+                raise TypeError  # numpy would drop the imaginary part of an array
             center = np.atleast_2d(np.asarray(self.center, dtype=np.float64))
             radius = float(self.radius)
         except (TypeError, ValueError):
@@ -54,6 +61,12 @@ class IncrementalBall:
             raise ValueError("center has NaN or infinite entries; expected finite gains")
         if not math.isfinite(radius) or radius < 0.0:
             raise ValueError(f"radius is {radius}; expected a finite number ≥ 0, an incremental gain")
+        if self.gain is not None and not 0.0 <= float(self.gain) < math.inf:
+            raise ValueError(
+                f"gain is {self.gain}; expected a finite number ≥ 0 or None, an incremental gain"
+            )
+        if isinstance(self.scope, str):
+            raise ValueError(f"scope is the text {self.scope!r}; expected a tuple of sentences")
         center = center.copy()
         center.setflags(write=False)
         object.__setattr__(self, "center", center)
@@ -70,11 +83,14 @@ class IncrementalBall:
 
     def scaled(self, k: float) -> IncrementalBall:
         """Return the ball of the policies k·π."""
-        return IncrementalBall(k * self.center, abs(k) * self.radius, self.scope)
+        return IncrementalBall(k * self.center, abs(k) * self.radius, self.scope, region=self.region)
 
     def __str__(self) -> str:
         if self.center.any():
-            return f"‖π(y)-π(y')-K₀(y-y')‖ ≤ {self.radius:.6g}·‖y-y'‖, K₀ {self.actions}×{self.observations}"
+            rows = ", ".join(f"[{', '.join(f'{g:.6g}' for g in row)}]" for row in self.center)
+            small = self.center.size <= _SHOWN_GAINS
+            shown = f"= [{rows}]" if small else f"{self.actions}×{self.observations}"
+            return f"‖π(y)-π(y')-K₀(y-y')‖ ≤ {self.radius:.6g}·‖y-y'‖, K₀ {shown}"
         return f"‖π(y)-π(y')‖ ≤ {self.radius:.6g}·‖y-y'‖ ({self.observations} → {self.actions})"
 
 
@@ -149,4 +165,24 @@ def _ball_of(certificate: Certificate) -> IncrementalBall:
         limits=certificate.limits,
         policy=runs.evaluate,
         gain=certificate.gain,
+        region=certificate.region,
     )
+
+
+LOCAL = (
+    "the policy's gain is proved for observations inside a box only, and nothing keeps the loop inside it: certify the "
+    "policy without a region, or use structured_test (slopes of its neurons) or region_of_attraction"
+)
+
+
+def global_ball(policy: Any) -> IncrementalBall:
+    """Return the ball of a policy for a claim about every trajectory: ValueError where its bound holds on a box only."""
+    ball = as_ball(policy)
+    if ball.region is not None:
+        raise ValueError(LOCAL)
+    return ball
+
+
+def with_scope(text: str, scope: tuple[str, ...]) -> str:
+    """Append what limits a claim to its text."""
+    return "; only ".join([text, *scope]) if scope else text

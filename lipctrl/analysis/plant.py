@@ -63,6 +63,11 @@ class Realization:
         return self.sample_time > 0.0
 
     @property
+    def counts_samples(self) -> bool:
+        """Whether time is counted in samples (dt=True), so that frequencies are in rad/sample."""
+        return "dt=True" in self.timebase
+
+    @property
     def highest_frequency(self) -> float:
         """Nyquist frequency π/dt [rad/s] in discrete time, inf in continuous time."""
         return math.pi / self.sample_time if self.is_discrete else math.inf

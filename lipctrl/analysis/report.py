@@ -8,6 +8,7 @@ import importlib
 import json
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ class StabilityReport:
     def summary(self) -> str:
         """Return the report as text: verdict, scope, margins with their frequencies (rad/s and Hz), conventions."""
         lines = [f"verdict: {self.verdict}", f"plant:   {self.plant}", f"policy:  {self.policy}"]
-        lines += [f"scope:   {line}" for line in self.scope or ("all inputs and initial states",)]
+        lines += [f"scope:   {line}" for line in self.limitations()]
         lines += ["", f"nominal loop: {self.hinf}"]
         if self.stability_radius is not None:
             lines.append(
@@ -104,7 +105,23 @@ class StabilityReport:
             lines += [f"    scope: {line}" for line in test.scope]
         for name, extra in self.extras.items():
             lines.append(f"{name}: {extra}")
-        return "\n".join([*lines, "", *CONVENTIONS])
+        return self.in_units("\n".join([*lines, "", *CONVENTIONS]))
+
+    def in_units(self, text: str) -> str:
+        """Return text with the units of the plant's time: samples and rad/sample where dt=True counts samples."""
+        if not self.loop.plant.counts_samples:
+            return text
+        for pattern, unit in ((r"rad/s\b", "rad/sample"), (r"\bHz\b", "cycles/sample")):
+            text = re.sub(pattern, unit, text)
+        return re.sub(r"up to (\S+) s \(\d+ samples; ", r"up to \1 samples (", text)
+
+    def limitations(self) -> tuple[str, ...]:
+        """Return what limits the claim in sentences, also where nothing does and where nothing was proved."""
+        if self.verdict is Verdict.INCONCLUSIVE:
+            return (*self.scope, "no criterion decided: inconclusive does not mean unstable")
+        if self.verdict in (Verdict.NOMINALLY_UNSTABLE, Verdict.ILL_POSED):
+            return (*self.scope, "the verdict is about the centre K₀ and the class of policies around it")
+        return self.scope or ("all inputs and initial states of the linear plant",)
 
     def margins(self) -> dict[str, Any]:
         """Return the incremental margins that were computed, by name."""

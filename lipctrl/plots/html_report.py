@@ -138,8 +138,7 @@ def html_page(report: Any) -> str:
     for figure in figures.values():
         plt.close(figure)
     verdict = str(report.verdict)
-    scope = report.scope or ("all inputs and all initial states of the given plant",)
-    parts = [
+    before = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -149,18 +148,21 @@ def html_page(report: Any) -> str:
         f"<table><tr><th>plant</th><td>{_text(report.plant)}</td></tr>",
         f"<tr><th>policy</th><td>{_text(report.policy)}</td></tr></table>",
         "<h2>Scope of the claim</h2>",
-        _items(scope),
+        _items(report.limitations()),
         "<h2>Numbers</h2>",
         _numbers(report),
         "<h2>Criteria</h2>",
         _criteria(report.tests),
-        f'<h2>Figures</h2><div class="figures">{pictures}</div>' if pictures else "",
+    ]
+    after = [
         *_extras(report.extras),
         "<h2>Conventions</h2>",
         f'<div class="note">{_items(CONVENTIONS)}</div>',
         "</body></html>",
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    drawn = [f'<h2>Figures</h2><div class="figures">{pictures}</div>'] if pictures else []
+    texts = [report.in_units("\n".join(before)), *drawn, report.in_units("\n".join(after))]
+    return "\n".join(texts) + "\n"
 
 
 def _text(value: Any) -> str:

@@ -41,7 +41,8 @@ def margin_simulation_plot(simulation: Any, *, ax: Axes | None = None, title: st
     ax.axhline(0.0, color=GREY, lw=1.0)
     rate = f"{simulation.frequency:.3g} rad/s" if math.isfinite(simulation.frequency) else ""
     ax.set(
-        xlabel="time [s]",
+        # One sample is a second, or (dt=True) the unit of time itself: "samples" is right for both.
+        xlabel="time [samples]" if simulation.sample_time == 1.0 else "time [s]",
         ylabel=f"output y{channel + 1} [plant's unit]" if outputs.shape[1] > 1 else "output y",
     )
     ax.set_title(title or f"Just inside and just outside, {rate}")

@@ -187,4 +187,4 @@ def _inverse_plane(response: LoopResponse, ax: Axes) -> None:
     ax.add_patch(Circle((0.0, 0.0), 1.0, **forbidden_look(name)))
     ax.plot(0.0, 0.0, "P", color=BLACK, markersize=10, label="centre")
     ax.plot(*_xy(values[k]), "o", color=BLACK, zorder=5,
-            label=f"closest: {np.abs(values[k]):.3g} at {response.omega[seen][k]:.3g} rad/s")  # fmt: skip
+            label=f"closest: {np.abs(values[k]):.3g} at {response.omega[seen][k]:.3g} {response.rate}")  # fmt: skip

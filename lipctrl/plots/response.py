@@ -26,6 +26,7 @@ class LoopResponse:
     verdict, norm, lower_norm, peak : of the small-gain test; `norm` is a proved upper bound of ‖T‖_∞, `lower_norm` an
         attained gain, `peak` its frequency [rad/s].
     sample_time : 0 in continuous time, else the sampling period [s].
+    rate : unit of the frequencies: "rad/s", or "rad/sample" for dt=True.
     """
 
     omega: np.ndarray
@@ -39,6 +40,7 @@ class LoopResponse:
     lower_norm: float
     peak: float
     sample_time: float
+    rate: str = "rad/s"
 
     @property
     def singular_values(self) -> np.ndarray:
@@ -76,7 +78,8 @@ def loop_response(plant: Any, policy: Any, *, omega: Any = None) -> LoopResponse
     ----------
     plant, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = π(y).
     omega : frequencies [rad/s]; chosen from the poles by default. The grid is only for the picture: verdict and
-        norm come from the level-set test.
+        norm come from the level-set test. Frequencies that are themselves a pole, where no response exists, are
+        left out.
 
     Examples
     --------
@@ -111,12 +114,16 @@ def response_of_loop(loop: Any, ball: Any, norm: Any, verdict: str, *, omega: An
             raise ValueError(
                 "omega must be a rising one-dimensional array of at least two frequencies [rad/s]"
             )
+    responses = [(w, *found) for w in grid if (found := _response_at(system, closed, float(w))) is not None]
+    if len(responses) < 2:
+        raise ValueError("omega holds poles only; expected at least two frequencies [rad/s] beside them")
+    seen, plant, transformed = zip(*responses, strict=True)
     poles = np.linalg.eigvals(system.A) if system.states else np.zeros(0)
     outside = np.abs(poles) > 1.0 + 1e-9 if system.is_discrete else poles.real > 1e-9
     return LoopResponse(
-        omega=grid,
-        plant=np.stack([system.response(w) for w in grid]),
-        transformed=None if closed is None else np.stack([closed.response(w) for w in grid]),
+        omega=np.array(seen),
+        plant=np.stack(plant),
+        transformed=None if closed is None else np.stack(transformed),
         center=ball.center,
         radius=ball.radius,
         unstable_poles=int(outside.sum()),
@@ -125,4 +132,13 @@ def response_of_loop(loop: Any, ball: Any, norm: Any, verdict: str, *, omega: An
         lower_norm=norm.lower,
         peak=norm.frequency,
         sample_time=system.sample_time,
+        rate="rad/sample" if system.counts_samples else "rad/s",
     )
+
+
+def _response_at(plant: Any, closed: Any, omega: float) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Return the responses of P and T at one frequency, or None where it is a pole of either."""
+    try:
+        return plant.response(omega), None if closed is None else closed.response(omega)
+    except np.linalg.LinAlgError:
+        return None

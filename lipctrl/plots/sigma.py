@@ -44,7 +44,7 @@ def sigma_plot(
         name = f"proved peak {response.norm:.4g}"
         if math.isfinite(response.peak) and response.omega[0] <= response.peak <= response.omega[-1]:
             ax.plot(response.peak, scale(response.norm), "o", color=BLACK, zorder=5,
-                    label=f"{name} at {response.peak:.3g} rad/s")  # fmt: skip
+                    label=f"{name} at {response.peak:.3g} {response.rate}")  # fmt: skip
         else:
             ax.axhline(scale(response.norm), color=BLACK, lw=1.2, ls=":", label=name)
     tops = [float(values.max())]
@@ -62,7 +62,7 @@ def sigma_plot(
         ax.axvline(math.pi / response.sample_time, color=GREY, lw=1.2, ls="-.", label="Nyquist frequency")
     if not db:
         plain_log_ticks(ax)
-    ax.set(xlabel="frequency ω [rad/s]", ylabel=f"σ of T {'[dB]' if db else '[ratio]'}")
+    ax.set(xlabel=f"frequency ω [{response.rate}]", ylabel=f"σ of T {'[dB]' if db else '[ratio]'}")
     ax.set_xlim(response.omega[0], response.omega[-1] * 1.05)
     ax.set_title(title or f"Small gain around the centre: {response.verdict}")
     legend_below(ax, 2)

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lipctrl import plots
-from lipctrl.analysis import IncrementalBall
+from lipctrl.analysis import IncrementalBall, analyze
 from tests.plots.subjects import (
     BALL,
     MARGIN,
@@ -51,3 +51,45 @@ def test_reports_without_a_proof_are_drawn_too(plant, ball, figures):
     report = stability_report(plant, ball)
     assert len(plots.report_figures(report)) == figures
     assert isinstance(report.plot(), Axes)
+
+
+@pytest.mark.parametrize(
+    "plant", [control.tf([1], [1, 0, 1]), control.tf([1], [1, 0, 1], True), control.tf([1], [1, 0, 0])]
+)
+def test_an_undamped_pole_on_the_grid_is_no_obstacle_to_a_report(plant, tmp_path):
+    report = analyze(plant, IncrementalBall([[0.0]], 0.1))
+    assert report.verdict == "nominally unstable"
+    page = report.save(tmp_path / "report.html").read_text()
+    assert "nominally unstable" in page
+    assert plt.get_fignums() == []
+    assert np.isfinite(plots.loop_response(plant, report.ball).plant).all()
+
+
+def test_frequencies_of_an_undamped_pole_are_left_out_of_a_response():
+    response = plots.loop_response(
+        control.tf([1], [1, 0, 1]), IncrementalBall([[0.0]], 0.1), omega=[0.5, 1.0, 2.0]
+    )
+    assert response.omega.tolist() == [0.5, 2.0]
+    both = control.tf([1], np.polymul([1, 0, 1], [1, 0, 4]))
+    with pytest.raises(ValueError, match="poles only"):
+        plots.loop_response(both, IncrementalBall([[0.0]], 0.1), omega=[1.0, 2.0])
+
+
+def test_a_plant_that_counts_samples_has_no_seconds_in_its_report(tmp_path):
+    report = analyze(control.tf([0.5], [1, -1.05], True), IncrementalBall([[-0.6]], 0.05), margins="all")
+    page = report.save(tmp_path / "report.html").read_text()
+    for text in (report.summary(), page):
+        assert "rad/sample" in text
+        assert "rad/s " not in text
+        assert "Hz)" not in text
+    assert "certified up to 3 samples (3.915 by the phase)" in report.summary()
+    assert "rad/sample" in plots.sigma_plot(plots.loop_response(report.loop.plant, report.ball)).get_xlabel()
+    seconds = analyze(control.tf([0.5], [1, -1.05], 0.1), IncrementalBall([[-0.6]], 0.05))
+    assert "rad/sample" not in seconds.summary()
+
+
+def test_a_report_names_the_centre_gain_and_what_its_verdict_means():
+    plant = control.tf([1], [1, -1])
+    assert "K₀ = [[-3]]" in analyze(plant, IncrementalBall([[-3.0]], 1.0)).summary()
+    assert "does not mean unstable" in analyze(plant, IncrementalBall([[-3.0]], 9.0)).summary()
+    assert "about the centre" in analyze(plant, IncrementalBall([[3.0]], 1.0)).summary()

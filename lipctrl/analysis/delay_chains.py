@@ -10,10 +10,11 @@ of samples does not change a norm and is taken off.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from lipctrl.analysis.cover import GainBound
 from lipctrl.analysis.midrad import UNIT, MidRad
 from lipctrl.analysis.plant import Realization
 
@@ -24,6 +25,8 @@ _WORK, _CHUNK = 60_000_000, 2_000_000
 
 def is_nilpotent(a: MidRad) -> bool:
     """Tell whether the zeros of A alone make it nilpotent: no state can act on itself, through no number of others."""
+    if np.count_nonzero(a.mid.diagonal()):
+        return False
     pattern = a.magnitude() > 0.0
     active = np.ones(len(pattern), dtype=bool)
     while active.any():
@@ -95,17 +98,11 @@ def _behind_inputs(system: Realization) -> Realization:
     )
 
 
-@dataclass(frozen=True)
-class FilterBound:
-    """`lower` ≤ ‖G‖_∞ ≤ `upper`, both proved; `lower` is the gain at `angle` [rad/sample]."""
+def filter_norm(system: Realization, tolerance: float) -> GainBound:
+    """Bound the norm of a system of chains alone, to `tolerance` relative if rounding and work allow.
 
-    lower: float
-    upper: float
-    angle: float
-
-
-def filter_norm(system: Realization, tolerance: float) -> FilterBound:
-    """Bound the norm of a system of chains alone, to `tolerance` relative if rounding and work allow."""
+    The bound's frequency is in rad/sample.
+    """
     inside, into, out = (m.magnitude() > 0.0 for m in (system.a, system.b, system.c))
     coefficients, used, state = [system.d], [not system.d.is_zero()], system.b
     # Zeros of the matrices decide which coefficients there are; a zero with a radius would hide a pure delay.
@@ -115,7 +112,7 @@ def filter_norm(system: Realization, tolerance: float) -> FilterBound:
         state, into = system.a @ state, inside @ into
     where = np.flatnonzero(used)
     if not where.size:
-        return FilterBound(0.0, 0.0, 0.0)
+        return GainBound(0.0, 0.0, 0.0)
     kept = coefficients[where[0] : where[-1] + 1]
     slack = sum(float(np.sqrt(np.square(h.radius()).sum())) for h in kept) * _INFLATE
     return _Circle(np.stack([h.mid for h in kept]), slack, tolerance).bound()
@@ -147,7 +144,7 @@ class _Circle:
             out[chosen] = np.linalg.norm(g.reshape(-1, *self._h.shape[1:]), 2, axis=(1, 2))
         return out
 
-    def bound(self) -> FilterBound:
+    def bound(self) -> GainBound:
         span = 8 * len(self._h) + 1
         low = -math.pi if np.iscomplexobj(self._h) else 0.0
         angles = np.linspace(low, math.nextafter(math.pi, 4.0), span)
@@ -176,4 +173,4 @@ class _Circle:
             a, b = grid[:, :-1].ravel(), grid[:, 1:].ravel()
             left, right = values[:, :-1].ravel(), values[:, 1:].ravel()
         lower = max(best * (1.0 - 1e-14) - self._error - self._slack, 0.0)
-        return FilterBound(lower, (done + self._error + self._slack) * _INFLATE, at)
+        return GainBound(lower, (done + self._error + self._slack) * _INFLATE, at)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.cover import Cover, cover_gain
+from lipctrl.analysis.cover import GainBound, cover_gain
 from lipctrl.analysis.delay_chains import filter_norm, is_nilpotent, without_common_delay
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.modal import ModalForm, modal_form
@@ -105,7 +105,7 @@ def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
     if system.is_discrete and spectrum.basis is None:
         if is_nilpotent(system.a):
             bound = filter_norm(system, TOLERANCE)
-            at = bound.angle / system.sample_time
+            at = bound.at / system.sample_time
             return HinfNorm(bound.upper, bound.lower, at, Stability.STABLE, "circle covered")
         shorter = without_common_delay(system)
         if shorter.states < system.states:
@@ -131,7 +131,7 @@ def _dynamic_bound(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
     return found
 
 
-def _good(covered: Cover, form: ModalForm) -> bool:
+def _good(covered: GainBound, form: ModalForm) -> bool:
     """Tell whether another proof is not worth its time: tight, or as tight as rounding of the data allows."""
     gap = covered.upper - covered.lower
     return gap <= _ENOUGH * covered.lower or gap <= min(4.0 * form.slack, _TOLERABLE * covered.lower)

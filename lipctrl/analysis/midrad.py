@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,14 @@ _SPLIT_FROM = 12
 def rounding(length: int, is_complex: bool = True) -> float:
     """Return the relative error bound of an inner product of that length."""
     return (3.0 * (length + 2) if is_complex else length + 0.001) * UNIT * (1.0 + 1e-6)
+
+
+@lru_cache(maxsize=256)
+def ones(count: int) -> np.ndarray:
+    """Return a vector of ones, for sums as products; it is shared, hence read-only."""
+    vector = np.ones(count)
+    vector.flags.writeable = False
+    return vector
 
 
 class MidRad:
@@ -68,7 +77,7 @@ class MidRad:
 
     def is_zero(self) -> bool:
         """Tell whether every member is exactly zero."""
-        return not self.mid.any() and (self.rad is None or not self.rad.any())
+        return np.count_nonzero(self.mid) == 0 and (self.rad is None or np.count_nonzero(self.rad) == 0)
 
     def radius(self) -> np.ndarray:
         """Return the entrywise radius as an array."""
@@ -243,5 +252,5 @@ def equilibrate(matrix: np.ndarray) -> np.ndarray:
     """Return powers of two t for which t⁻¹·matrix·t has rows and columns of similar size (LAPACK's balancing)."""
     gebal = _zgebal if matrix.dtype.kind == "c" else _dgebal
     _, _, _, scale, info = gebal(matrix, scale=1, permute=0)
-    usable = info == 0 and np.isfinite(scale).all() and (scale > 0.0).all()
+    usable = info == 0 and all(0.0 < t < math.inf for t in scale.tolist())
     return scale if usable else np.ones(len(matrix))

@@ -176,7 +176,7 @@ LOCAL = (
 
 
 def global_ball(policy: Any) -> IncrementalBall:
-    """Return the ball of a policy for a claim about every trajectory: ValueError where its bound holds on a box only."""
+    """Return the ball of a policy for a claim about every trajectory: ValueError where its bound needs a box."""
     ball = as_ball(policy)
     if ball.region is not None:
         raise ValueError(LOCAL)

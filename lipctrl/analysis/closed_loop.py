@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lipctrl.analysis.ball import IncrementalBall, as_ball
-from lipctrl.analysis.loop import BallTest, NominalLoop, judge, nominal_loop
+from lipctrl.analysis.loop import BallTest, NominalLoop, judge, judge_ball, nominal_loop
 from lipctrl.analysis.margins import incremental_gain_margin
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.report import StabilityReport, TestResult
@@ -71,7 +71,7 @@ def analyze(
     system, described, scope = _read_plant(plant)
     ball = as_ball(policy)
     loop = nominal_loop(system, ball.center)
-    ball_test = judge(loop, ball.radius)
+    ball_test = judge_ball(loop, ball)
     tests = [_ball_result(ball, ball_test), *_small_gain(system, ball)]
     if _wants_structured(structured, policy, ball_test, system):
         tests.append(_structured(system, policy))
@@ -79,7 +79,7 @@ def analyze(
     certified = ball_test.verdict is Verdict.CERTIFIED
     norm = ball_test.norm
     stable = math.isfinite(norm.value)
-    residual = stable and bool(ball.center.any()) and ball.radius > 0.0
+    residual = stable and bool(ball.center.any()) and ball.radius > 0.0 and ball.region is None
     return StabilityReport(
         verdict=chosen.verdict,
         scope=(*scope, *chosen.scope),
@@ -145,7 +145,7 @@ def _ball_result(ball: IncrementalBall, test: BallTest) -> TestResult:
 
 def _small_gain(system: Realization, ball: IncrementalBall) -> Iterator[TestResult]:
     """Test the whole policy without a centre: weaker, but it holds also where an actuator limit is active."""
-    if not ball.center.any():
+    if not ball.center.any() or ball.region is not None:
         return
     gain = ball.gain
     if gain is None:

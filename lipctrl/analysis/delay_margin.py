@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.delay_proof import dies_out, tolerates_delays
 from lipctrl.analysis.delays import delayed_realization, pade
 from lipctrl.analysis.destabilize import (
@@ -48,7 +48,8 @@ class DelayMargin:
 
     In discrete time `samples` is the certified whole number (`delay` = samples·dt; 64 means "at least") and
     `fractional` the delay in samples at which a rotation by ωτ first reaches a policy of the ball: sampled, not proved,
-    and the number to compare with `samples` + 1. `channels` are the certified delays of one channel alone.
+    and the number to compare with `samples` + 1. `channels` are the certified delays of one channel alone; `scope` says
+    where the claim holds if not everywhere.
     """
 
     delay: float
@@ -60,6 +61,7 @@ class DelayMargin:
     fractional: float = math.nan
     channels: tuple[float, ...] = ()
     note: str = ""
+    scope: tuple[str, ...] = ()
 
     def simulate(self) -> MarginSimulation:
         """Simulate the loop just inside and just outside the falsified delay; ValueError where there is none.
@@ -75,7 +77,7 @@ class DelayMargin:
 
     def __str__(self) -> str:
         if math.isinf(self.delay):
-            return "certified for any delay"
+            return with_scope("certified for any delay", self.scope)
         if self.note:
             return f"no delay is certified: {self.note}"
         more = "at least " if self.samples == MOST_SAMPLES else ""
@@ -85,6 +87,7 @@ class DelayMargin:
         text += f", limited at {in_hertz(self.frequency)}"
         if self.channels:
             text += ", single channels " + ", ".join(f"{d:.6g} s" for d in self.channels)
+        text = with_scope(text, self.scope)
         return text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
 
 
@@ -114,9 +117,9 @@ def incremental_delay_margin(sys: Any, policy: Any, *, channels: bool = False) -
     >>> print(f"{margin.delay:.5f} {margin.falsified:.5f} s at {margin.frequency:.3f} rad/s")
     0.38845 0.38845 s at 3.042 rad/s
     """
-    ball = as_ball(policy)
+    ball = global_ball(policy)
     loop = certified_loop(sys, ball, "zero delay")
-    margin = _margin(loop, ball, np.eye(ball.actions), falsify=True)
+    margin = replace(_margin(loop, ball, np.eye(ball.actions), falsify=True), scope=ball.scope)
     if not channels:
         return margin
     each = [_margin(loop, ball, np.diag(row), falsify=False).delay for row in np.eye(ball.actions)]

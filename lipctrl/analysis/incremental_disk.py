@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.blocks import minimize_logs, realized_blocks, scales, slope, worst_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
 from lipctrl.analysis.disk import disk_policy, gain_interval, phase_of_disk
@@ -38,6 +38,7 @@ class IncrementalDiskMargin:
     frequency : where the certified end is tightest [rad/s].
     scaling : the constants d_i of the proof, relative to the ball's.
     channels : the certified α of one channel perturbed alone, where there are several.
+    scope : sentences that say where the claim holds if not everywhere.
     """
 
     alpha: float
@@ -49,6 +50,7 @@ class IncrementalDiskMargin:
     scaling: np.ndarray
     destabilization: Destabilization | None
     channels: tuple[float, ...] = ()
+    scope: tuple[str, ...] = ()
 
     def simulate(self) -> MarginSimulation:
         """Simulate the loop just inside and just outside the falsified end; ValueError where there is none."""
@@ -66,6 +68,7 @@ class IncrementalDiskMargin:
         )
         if self.channels:
             text += ", single channels α ≤ " + ", ".join(f"{a:.6g}" for a in self.channels)
+        text = with_scope(text, self.scope)
         return text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
 
 
@@ -101,7 +104,7 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
     skew = float(skew)
     if not math.isfinite(skew):
         raise ValueError(f"skew is {skew}; expected a finite number (0 is balanced)")
-    ball = as_ball(policy)
+    ball = global_ball(policy)
     loop = certified_loop(sys, ball, "α = 0")
     every = tuple(range(ball.actions))
     problem = _DiskProblem(loop, ball, every, skew)
@@ -116,6 +119,7 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
         frequency=omega,
         scaling=scaling,
         destabilization=found,
+        scope=ball.scope,
     )
     if len(every) == 1:
         return margin

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import as_ball
+from lipctrl.analysis.ball import LOCAL, IncrementalBall, as_ball, with_scope
 from lipctrl.analysis.hinf import HinfNorm, bounded_norm
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
@@ -117,7 +117,7 @@ class BallTest:
     `verdict` is `certified` exactly if the nominal loop is proved well posed and stable and ρ‖T‖_∞ < 1.
     `margin` is 1/(ρ‖T‖_∞), the factor by which ρ may still grow (> 1 when certified); `gain` bounds the
     incremental ℓ₂ gain from r (added to the plant's input) to y by ‖T‖/(1 - ρ‖T‖); `frequency` [rad/s] is
-    where the margin is smallest.
+    where the margin is smallest. `scope` says where the claim holds if not everywhere.
     """
 
     verdict: Verdict
@@ -128,10 +128,12 @@ class BallTest:
     gain: float
     reason: str
     loop: NominalLoop
+    scope: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         hertz = self.frequency / (2.0 * math.pi)
-        return f"{self.verdict}: {self.reason} (margin {self.margin:.6g}, {self.frequency:.6g} rad/s = {hertz:.6g} Hz)"
+        where = f"margin {self.margin:.6g}, {self.frequency:.6g} rad/s = {hertz:.6g} Hz"
+        return with_scope(f"{self.verdict}: {self.reason} ({where})", self.scope)
 
 
 def ball_test(plant: Any, policy: Any) -> BallTest:
@@ -139,7 +141,8 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
 
     Let T = P(I - K₀P)⁻¹, u = π(y) + r. If the nominal loop is well posed and internally stable, hidden modes
     included, and ρ‖T‖_∞ < 1, then for every π in the ball the loop is well posed and incrementally ℓ₂ stable
-    (Zames 1966; Desoer & Vidyasagar 1975). Continuous and discrete time, any shape.
+    (Zames 1966; Desoer & Vidyasagar 1975). Continuous and discrete time, any shape. A bound that holds on a box of
+    observations only decides nothing: inconclusive.
 
     Parameters
     ----------
@@ -153,7 +156,15 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
     'certified'
     """
     ball = as_ball(policy)
-    return judge(nominal_loop(plant, ball.center), ball.radius)
+    return judge_ball(nominal_loop(plant, ball.center), ball)
+
+
+def judge_ball(loop: NominalLoop, ball: IncrementalBall) -> BallTest:
+    """Apply the small-gain theorem to a nominal loop and a ball; what limits the ball limits the verdict."""
+    test = replace(judge(loop, ball.radius), scope=ball.scope)
+    if ball.region is None or test.verdict is not Verdict.CERTIFIED:
+        return test
+    return replace(test, verdict=Verdict.INCONCLUSIVE, reason=LOCAL, margin=0.0, gain=math.inf)
 
 
 def judge(loop: NominalLoop, radius: float) -> BallTest:

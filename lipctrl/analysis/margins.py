@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.continuation import Path, Quadratic, march
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
 from lipctrl.analysis.falsify_linear import (
@@ -35,7 +35,8 @@ class GainMargin:
     includes switching the policy off; `upper` = 1e4 means that larger factors were not tried). `falsified_lower` and
     `falsified_upper` are the factors nearest to 1 at which an admissible policy was seen to be unstable (NaN: none
     found), with `falsifiers` describing them. `frequency` [rad/s] = (at lower, at upper) is where each end is
-    reached and `perturbations` the complex rank-one deviations from the scaled centre that reach it.
+    reached and `perturbations` the complex rank-one deviations from the scaled centre that reach it. `scope` says where
+    the claim holds if not everywhere.
     """
 
     form: str
@@ -47,6 +48,7 @@ class GainMargin:
     falsified_upper: float
     falsifiers: tuple[Falsifier, ...]
     channels: tuple[tuple[float, float], ...] = ()
+    scope: tuple[str, ...] = ()
     plant: Realization | None = field(default=None, repr=False, compare=False)
     center: np.ndarray | None = field(default=None, repr=False, compare=False)
 
@@ -97,7 +99,7 @@ class GainMargin:
             f"ends at {_hertz(self.frequency[0])} and {_hertz(self.frequency[1])}"
         )
         outside = [f"falsified {f}" for f in self.falsifiers]
-        return "; ".join([text, *outside])
+        return "; ".join([with_scope(text, self.scope), *outside])
 
 
 def _hertz(omega: float) -> str:
@@ -137,7 +139,7 @@ def incremental_gain_margin(
     """
     if form not in ("policy", "residual"):
         raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
-    ball = as_ball(policy)
+    ball = global_ball(policy)
     loop = nominal_loop(sys, ball.center)
     test = judge(loop, ball.radius)
     if form == "residual":
@@ -201,7 +203,8 @@ def _policy_ends(loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray) -
     down = march(shrinking, 0.0, -1.0)
     lower = 0.0 if down.end == -1.0 else math.nextafter(1.0 + down.end, math.inf)
     upper = LIMIT if up.end == 1.0 / LIMIT else math.nextafter(1.0 / up.end, 0.0)
-    return _Ends(lower, upper, down.frequency, up.frequency)
+    # k = 1 itself is certified before any walk.
+    return _Ends(min(lower, 1.0), max(upper, 1.0), down.frequency, up.frequency)
 
 
 def _with_falsifiers(loop: NominalLoop, ball: IncrementalBall, form: str, ends: _Ends) -> GainMargin:
@@ -220,6 +223,7 @@ def _with_falsifiers(loop: NominalLoop, ball: IncrementalBall, form: str, ends: 
         falsified_lower=max((f.k for f in low), default=math.nan),
         falsified_upper=min((f.k for f in high), default=math.nan),
         falsifiers=(*low, *high),
+        scope=ball.scope,
         plant=plant,
         center=ball.center,
     )

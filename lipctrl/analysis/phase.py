@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.continuation import Path, Quadratic, march
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
 from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole, worst_matrix
@@ -49,7 +49,8 @@ class PhaseMargin:
     proved stable for every policy of the ball; π means any rotation. `falsified` is the smallest angle at
     which a linear policy of the ball was seen to be unstable (NaN: none found; none exists for `angle` = π).
     `frequency` [rad/s] is where the end is reached, `perturbation` the complex deviation from the centre that reaches
-    it. `channels` are the certified angles of one channel rotated alone.
+    it. `channels` are the certified angles of one channel rotated alone; `scope` says where the claim holds if not
+    everywhere.
     """
 
     angle: float
@@ -59,6 +60,7 @@ class PhaseMargin:
     destabilization: Destabilization | None
     form: str = "policy"
     channels: tuple[float, ...] = ()
+    scope: tuple[str, ...] = ()
 
     @property
     def degrees(self) -> float:
@@ -75,10 +77,11 @@ class PhaseMargin:
 
     def __str__(self) -> str:
         if self.angle >= math.pi:
-            return "certified for any phase"
+            return with_scope("certified for any phase", self.scope)
         text = f"certified ±{self.angle:.6g} rad (±{self.degrees:.2f}°), end at {in_hertz(self.frequency)}"
         if self.channels:
             text += ", single channels " + ", ".join(f"±{math.degrees(a):.2f}°" for a in self.channels)
+        text = with_scope(text, self.scope)
         return text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
 
 
@@ -122,11 +125,11 @@ def incremental_phase_margin(
     """
     if form not in ("policy", "residual"):
         raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
-    ball = as_ball(policy)
+    ball = global_ball(policy)
     loop = certified_loop(sys, ball, "θ = 0")
     if form == "residual":
-        return PhaseMargin(math.pi, math.nan, math.nan, None, None, form)
-    margin = _with_falsifier(loop, ball, np.eye(ball.actions))
+        return PhaseMargin(math.pi, math.nan, math.nan, None, None, form, scope=ball.scope)
+    margin = replace(_with_falsifier(loop, ball, np.eye(ball.actions)), scope=ball.scope)
     if not channels:
         return margin
     each = tuple(certified_angle(loop, ball, np.diag(row))[0] for row in np.eye(ball.actions))

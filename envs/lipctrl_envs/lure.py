@@ -28,6 +28,8 @@ class LureForm:
     A, B, C : (n, n), (n, m), (p, n).     B_w : (n, k).     C_z, D_zu : (k, n), (k, m).     D_w : (p, k).
     lower, upper, z_max : (k,); z_max may be infinite (a global claim).     y_0 : (p,).
     dt : sampling period [s].     note : one sentence on how the slopes were found.
+    psi_slopes : (low, high) -> (lower, upper), arrays (..., k): bounds of the difference quotients of ψ between points
+        of [low, high], channel by channel, for analyses that cut the region into cells; None keeps `lower`, `upper`.
 
     A channel with a zero column in B_w and D_w only limits the region.
     """
@@ -46,12 +48,14 @@ class LureForm:
     dt: float
     psi: Callable[[np.ndarray], np.ndarray] | None = None
     note: str = ""
+    psi_slopes: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         n, m = np.shape(self.B)
         k, p = np.shape(self.C_z)[0], np.shape(self.C)[0]
         shapes = {
             "A": (n, n),
+            "B": (n, m),
             "B_w": (n, k),
             "C_z": (k, n),
             "D_zu": (k, m),
@@ -129,6 +133,7 @@ class LureForm:
             dt=self.dt,
             psi=self.psi,
             note=self.note,
+            psi_slopes=self.psi_slopes,
         )
 
 

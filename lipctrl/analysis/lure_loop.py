@@ -171,9 +171,17 @@ def neuron_slopes(lure: LureLoop, form: Any, radius: np.ndarray) -> tuple[np.nda
         if sigma is not None and sigma.group == 1 and sigma.name != "clip":
             low, high = slope_range(sigma, v[cut] - reach, v[cut] + reach)
             lower[cut], upper[cut] = np.maximum(low, lower[cut]), np.minimum(high, upper[cut])
-        change[cut] = np.maximum(np.abs(lower[cut]), np.abs(upper[cut])) * reach
+        change[cut] = largest_changes(graph.owner[cut], lower[cut], upper[cut], reach)
     k = lure.plant_channels
     return np.concatenate([loop.lower[:k], lower]), np.concatenate([loop.upper[:k], upper])
+
+
+def largest_changes(owner: np.ndarray, lower: np.ndarray, upper: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Return bounds of |Δw| for |Δv| ≤ reach, entry by entry; coupled channels pass changes on to one another."""
+    _, group, count = np.unique(owner, return_inverse=True, return_counts=True)
+    # Of coupled channels only ‖Δw‖ ≤ max(|lower|, |upper|)·‖Δv‖ is known.
+    together = np.sqrt(np.bincount(group, reach**2, len(count)))[group] * (1.0 + 1e-9)
+    return np.maximum(np.abs(lower), np.abs(upper)) * np.where(count[group] == 1, reach, together)
 
 
 def widened(lower: np.ndarray, upper: np.ndarray, least: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ import scipy.optimize
 from lipctrl.analysis.channels import popov_channels, square_stable
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.spectrum import internal_stability
+from lipctrl.analysis.transfer import exact_transfer_function
 from lipctrl.analysis.trigonometric import positive_on_circle, positive_on_half_line, rational
 from lipctrl.analysis.zames_falb_channels import largest_slope
 
@@ -48,11 +49,8 @@ class MultiplierTest:
         return f"{self.criterion}: slopes [0, {end} ({self.claim})"
 
 
-def _transfer_function(plant: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return numerator and denominator (highest power first) and the sampling time of a stable SISO plant."""
-    import control
-
-    system = as_realization(plant)
+def _transfer_function(plant: Any, system: Realization) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return exact numerator and denominator of a stable SISO plant; None where only its realisation can be used."""
     if (system.inputs, system.outputs) != (1, 1):
         raise ValueError(
             f"the plant has {system.inputs} inputs and {system.outputs} outputs; expected as many of one as of the "
@@ -63,11 +61,7 @@ def _transfer_function(plant: Any) -> tuple[np.ndarray, np.ndarray, float]:
             "the plant is not provably stable; expected a stable plant. Close a nominal loop first (slopes [a, b] "
             "with a > 0: use the plant feedback(P, a) and the slope b - a)"
         )
-    model: Any = plant if hasattr(plant, "dt") else control.ss([], [], [], system.D)  # a plain number
-    tf: Any = model if hasattr(model, "num") else control.tf(model)
-    num = np.trim_zeros(np.real(np.asarray(tf.num[0][0], dtype=float)), "f")
-    den = np.trim_zeros(np.real(np.asarray(tf.den[0][0], dtype=float)), "f")
-    return (num if num.size else np.zeros(1)), den, system.sample_time
+    return exact_transfer_function(plant, system)
 
 
 def popov_criterion(plant: Any) -> MultiplierTest:
@@ -98,16 +92,16 @@ def popov_criterion(plant: Any) -> MultiplierTest:
             return MultiplierTest(math.inf, "Popov", constant, ("1", "s"))
         k, t, eta = popov_channels(square_stable(system))
         return MultiplierTest(k, "Popov", np.array([t, eta]), ("1", "s"))
-    num, den, sample_time = _transfer_function(plant)
-    if sample_time:
+    exact = _transfer_function(plant, system)
+    if system.is_discrete:
         raise ValueError(
             "the Popov criterion is stated in continuous time; for a discrete plant use zames_falb"
         )
-    if len(num) >= len(den) and num.any():
+    if not system.d.is_zero():
         raise ValueError(
             "the plant has direct feed-through; the Popov criterion needs a strictly proper plant"
         )
-    by_line = _popov_line(num, den)
+    by_line = MultiplierTest(0.0, "Popov", np.zeros(1), ("s",)) if exact is None else _popov_line(*exact)
     if math.isinf(by_line.slope):
         return by_line
     # A second search follows the frequencies that limit its own proof; it finds what samples between them miss.
@@ -118,10 +112,10 @@ def popov_criterion(plant: Any) -> MultiplierTest:
 
 
 def _popov_line(num: np.ndarray, den: np.ndarray) -> MultiplierTest:
-    """Return the bound of one channel: the best η by tangents, proved by Sturm's theorem."""
+    """Return the bound of one channel (exact polynomials): the best η by tangents, proved by Sturm's theorem."""
     if not num.any():
         return MultiplierTest(math.inf, "Popov", np.zeros(1), ("s",))
-    line = _PopovLine(num, den)
+    line = _PopovLine(num.astype(float), den.astype(float))
     kappa, eta = line.best()
     if kappa <= 1e-14 * line.size and _never_negative(_popov_polynomial(num, den, eta, 0.0)):
         return MultiplierTest(math.inf, "Popov", np.array([eta]), ("s",))
@@ -261,10 +255,11 @@ def zames_falb(
 
     Parameters
     ----------
-    order : number of causal terms; there are as many anticausal ones (default 12, or 3 with several channels).
+    order : number of causal terms; there are as many anticausal ones (default 12, or 3 with several channels, or where
+        the model has too many states for exact polynomials).
     odd : whether φ is odd, which admits coefficients of both signs.
     repeated : whether φ_1 = φ_2 = …; only this justifies full multipliers.
-    tolerance : relative accuracy of k (default 1e-5, or 1e-2 with several channels).
+    tolerance : relative accuracy of k (default 1e-5, or 1e-2 where the order is 3).
 
     Raises
     ------
@@ -280,18 +275,21 @@ def zames_falb(
     """
     system = as_realization(plant)
     several = system.inputs == system.outputs > 1
-    order = (3 if several else 12) if order is None else order
-    tolerance = (1e-2 if several else 1e-5) if tolerance is None else tolerance
+    exact = None if several else _transfer_function(plant, system)
+    order = (3 if exact is None else 12) if order is None else order
+    tolerance = (1e-2 if exact is None else 1e-5) if tolerance is None else tolerance
     if not isinstance(order, int) or order < 1:
         raise ValueError(f"order is {order!r}; expected an integer of at least 1")
     if not (math.isfinite(tolerance) and tolerance > 0.0):
         raise ValueError(f"tolerance is {tolerance!r}; expected a positive number")
-    if several:
+    if exact is None:
         return _several(square_stable(system), order, odd, repeated, tolerance)
-    num, den, sample_time = _transfer_function(plant)
-    search = _DiscreteSearch(num, den, order, odd) if sample_time else _ContinuousSearch(num, den, order, odd)
-    nyquist = _nyquist_value(num, den, sample_time)
-    ceiling = min(nyquist, 1e6)
+    kind: Any = _DiscreteSearch if system.is_discrete else _ContinuousSearch
+    search: _Search = kind(*exact, order, odd)
+    ceiling = _nyquist_value(exact[0].astype(float), exact[1].astype(float), system.sample_time)
+    if math.isinf(ceiling):
+        # Every slope may be safe: a loop gain of a million, or a slope of a million, is called enough.
+        ceiling = 1e6 * max(1.0, 1.0 / (1e-300 + float(np.abs(search.response).max())))
     k, c = _largest(search.prove, ceiling, tolerance)
     return MultiplierTest(k, "Zames-Falb", c, search.names)
 
@@ -377,7 +375,9 @@ class _Search(ABC):
 
 
 class _DiscreteSearch(_Search):
-    def __init__(self, num: np.ndarray, den: np.ndarray, order: int, odd: bool) -> None:
+    def __init__(self, top: np.ndarray, bottom: np.ndarray, order: int, odd: bool) -> None:
+        # Rounded to doubles: what `positive_on_circle` allows for holds more than that.
+        num, den = top.astype(float), bottom.astype(float)
         self.num, self.den, self.order = num, den, order
         angles = np.abs(np.angle(np.roots(den))) if len(den) > 1 else np.zeros(0)
         near = [a + np.linspace(-0.15, 0.15, 60) for a in angles]
@@ -403,8 +403,9 @@ class _DiscreteSearch(_Search):
 
 
 class _ContinuousSearch(_Search):
-    def __init__(self, num: np.ndarray, den: np.ndarray, order: int, odd: bool) -> None:
-        self.num, self.den = num, den
+    def __init__(self, top: np.ndarray, bottom: np.ndarray, order: int, odd: bool) -> None:
+        self.exact = top, bottom
+        num, den = top.astype(float), bottom.astype(float)
         poles = np.abs(np.roots(den)) if len(den) > 1 else np.ones(1)
         poles = poles[poles > 0.0]
         self.rates = np.geomspace(0.2 * poles.min(), 5.0 * poles.max(), min(order, 6))
@@ -416,7 +417,9 @@ class _ContinuousSearch(_Search):
     def positive(self, k: float, c: np.ndarray) -> bool:
         # Multiplied by Π(a² + ω²)·|den|², in rational arithmetic, a polynomial in ω² remains.
         rates, weights = rational(self.rates), rational(c)
-        den, num = rational(self.den), rational(self.num)
+        num, den = self.exact
+        if len(num) == len(den) and not 1 + Fraction(k) * num[0] / den[0] > 0:
+            return False  # Ill-posed for some slope of the class.
         factors = [rational([-1.0, 0.0, 0.0]) for _ in rates]
         for factor, a in zip(factors, rates, strict=True):
             factor[2] = a * a

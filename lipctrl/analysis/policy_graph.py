@@ -27,7 +27,8 @@ class PolicyGraph:
     products of the stored weights. Neurons with the same number in `owner` share one multiplier: they are
     coupled (GroupSort, a nested map that is known by its gain only), and the inequality
     (Δw - lower·Δv)ᵀ(Δw - upper·Δv) ≤ 0 holds for their sum. `opaque` names the nodes that entered by their gain.
-    `f_bias` and `g_bias` complete the values u = F₀y + F₁w + f, v = G₀y + G₁w + g; `layers` lists
+    `f_bias` and `g_bias`, known up to `f_slack` and `g_slack` (rounding of their products), complete the values
+    u = F₀y + F₁w + f, v = G₀y + G₁w + g; `layers` lists
     (start, stop, nonlinearity), where a map that is known by its gain alone has None.
     """
 
@@ -40,6 +41,8 @@ class PolicyGraph:
     owner: np.ndarray
     f_bias: np.ndarray
     g_bias: np.ndarray
+    f_slack: np.ndarray
+    g_slack: np.ndarray
     layers: tuple[tuple[int, int, Activation | None], ...] = ()
     opaque: tuple[str, ...] = ()
     clipped: bool = False
@@ -69,9 +72,7 @@ class PolicyGraph:
 class _Builder:
     """Walks a derivation tree; linear parts are multiplied out, nonlinear ones become neurons."""
 
-    def __init__(self, with_clip: bool) -> None:
-        self.with_clip = with_clip
-        self.clipped = False
+    def __init__(self) -> None:
         self.sizes: list[int] = []
         self.drives: list[Signal] = []
         self.lower: list[np.ndarray] = []
@@ -146,9 +147,6 @@ class _Builder:
             return self._graph(node, x)
         if rule == "projection":
             value = self.run(node.parts[0], x)
-            if not self.with_clip:
-                return value
-            self.clipped = True
             ones = np.ones(node.out_features)
             low, high = node.weights["lower"], node.weights["upper"]
             clip = Activation("clip", 0.0, 1.0, lambda v: np.clip(v, low, high))
@@ -233,8 +231,9 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
     Parameters
     ----------
     policy : `IncrementalBall`, `Certificate`, or an object with `.certificate()`; sign u = π(y).
-    clip : whether an outer actuator clip enters as neurons of slopes [0, 1] (then statements hold with and
-        without saturation) or is left out (then they hold while it is inactive).
+    clip : whether the outermost clip, an actuator limit, enters as neurons of slopes [0, 1] (then statements hold with
+        and without saturation) or is left out (then they hold while it is inactive). A clip inside the policy is a
+        part of its map and always enters.
 
     Raises
     ------
@@ -251,10 +250,11 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
     """
     source = policy_certificate(policy)
     ball = as_ball(source)
-    builder = _Builder(clip)
+    builder = _Builder()
     start: Signal = {0: Enclosure.exact(np.eye(ball.observations))}
+    limited = isinstance(source, Certificate) and source.rule == "projection"
     if isinstance(source, Certificate):
-        output = builder.run(source, start)
+        output = builder.run(source.parts[0] if limited and not clip else source, start)
     else:
         size = max(ball.actions, ball.observations)
         bound = np.full(size, ball.radius)
@@ -262,10 +262,10 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
         w = builder.neurons(_mapped(pad, start), -bound, bound, size, None)
         read = Enclosure.exact(np.eye(size)[: ball.actions])
         output = _added(_mapped(Enclosure.exact(ball.center), start), _mapped(read, w))
-    return _finished(builder, output, ball.observations, ball.actions)
+    return _finished(builder, output, ball.observations, ball.actions, clipped=limited and clip)
 
 
-def _finished(builder: _Builder, output: Signal, p: int, m: int) -> PolicyGraph:
+def _finished(builder: _Builder, output: Signal, p: int, m: int, *, clipped: bool) -> PolicyGraph:
     sizes = builder.sizes
     h = sum(sizes)
 
@@ -279,11 +279,14 @@ def _finished(builder: _Builder, output: Signal, p: int, m: int) -> PolicyGraph:
     g0 = assembled([[r[0]] for r in rows]) if rows else zeros(0, p)
     g1 = assembled([[r[1]] for r in rows]) if rows else zeros(0, h)
 
-    def constant(signal: Signal, height: int) -> np.ndarray:
-        return signal[CONSTANT].middle()[:, 0] if CONSTANT in signal else np.zeros(height)
+    def constant(signal: Signal, height: int) -> Enclosure:
+        return signal.get(CONSTANT, zeros(height, 1))
 
     def joined(arrays: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(arrays) if arrays else np.zeros(0)
+
+    f = constant(output, m)
+    g = [constant(d, size) for d, size in zip(builder.drives, sizes, strict=True)]
 
     stops = np.cumsum(sizes)
     return PolicyGraph(
@@ -294,9 +297,11 @@ def _finished(builder: _Builder, output: Signal, p: int, m: int) -> PolicyGraph:
         joined(builder.lower),
         joined(builder.upper),
         joined(builder.owner).astype(int),
-        f_bias=constant(output, m),
-        g_bias=joined([constant(d, size) for d, size in zip(builder.drives, sizes, strict=True)]),
+        f_bias=f.middle()[:, 0],
+        g_bias=joined([c.middle()[:, 0] for c in g]),
+        f_slack=f.radius[:, 0],
+        g_slack=joined([c.radius[:, 0] for c in g]),
         layers=tuple((int(b) - a, int(b), s) for a, b, s in zip(sizes, stops, builder.sigmas, strict=True)),
         opaque=tuple(builder.opaque),
-        clipped=builder.clipped,
+        clipped=clipped,
     )

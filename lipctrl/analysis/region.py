@@ -155,7 +155,8 @@ def region_of_attraction(
     Parameters
     ----------
     plant : a Lur'e form (`lipctrl_envs.Plant.lure_form(...)`), or anything that has one; discrete time.
-    policy : an object with `.certificate()`, a Certificate; sign u = π(y). Its own clip is taken as an action limit.
+    policy : an object with `.certificate()`, a Certificate; sign u = π(y). Its outermost clip is taken as an action
+        limit; clips inside it are neurons.
     action_limit : (m,) symmetric limits of the actuator in the units of the action, or None.
     state_limits : (n,) |x_i| that must not be exceeded, or None; with them `local` sharpens the neurons' slopes on a
         sequence of boxes (Yin, Seiler & Arcak 2021) and keeps the largest ellipsoid.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.activations import activation
-from lipctrl.analysis.lure_loop import LureLoop
+from lipctrl.analysis.lure_loop import LureLoop, largest_changes
 from lipctrl.rules.ranges import slope_range
 
 # (low, high) -> bounds of all difference quotients between points of [low, high], channel by channel
@@ -111,5 +111,5 @@ def neuron_sectors(
         if sigma is not None and sigma.group == 1 and sigma.name != "clip" and np.isfinite(reach).all():
             low, high = sector_bounds(lambda a, b, s=sigma: slope_range(s, a, b), v[cut], reach)
             lower[cut], upper[cut] = np.maximum(low, lower[cut]), np.minimum(high, upper[cut])
-        change[cut] = np.maximum(np.abs(lower[cut]), np.abs(upper[cut])) * reach
+        change[cut] = largest_changes(graph.owner[cut], lower[cut], upper[cut], reach)
     return lower, upper

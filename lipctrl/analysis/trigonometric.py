@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from fractions import Fraction
 
@@ -30,10 +31,10 @@ def positive_on_circle(coefficients: np.ndarray, magnitude: float, *, grid: int 
     return bool(values.min() > dip)
 
 
-def rational(values: Iterable[float]) -> np.ndarray:
+def rational(values: Iterable[float | Fraction]) -> np.ndarray:
     """Return stored doubles as an array of the fractions that they are."""
     out = np.empty(len(values := list(values)), dtype=object)
-    out[:] = [Fraction(float(v)) for v in values]
+    out[:] = [v if isinstance(v, Fraction) else Fraction(float(v)) for v in values]
     return out
 
 
@@ -45,7 +46,7 @@ def positive_on_half_line(coefficients: Iterable[Fraction]) -> bool:
     >>> positive_on_half_line(rational([1.0, -1.9, 1.0])), positive_on_half_line(rational([1.0, -2.0, 1.0]))
     (True, False)
     """
-    p = [Fraction(v) for v in coefficients]
+    p = _integers([Fraction(v) for v in coefficients])
     while p and p[-1] == 0:
         p.pop()
     if not p or p[0] <= 0 or p[-1] <= 0:
@@ -61,23 +62,33 @@ def positive_on_half_line(coefficients: Iterable[Fraction]) -> bool:
     return _changes(at_zero) == _changes(at_infinity)
 
 
-def _remainder(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
+def _integers(values: list[Fraction]) -> list[int]:
+    """Return the values times a positive number that makes them integers without a common factor."""
+    scale = math.lcm(*(v.denominator for v in values))
+    return _primitive([v.numerator * (scale // v.denominator) for v in values])
+
+
+def _primitive(values: list[int]) -> list[int]:
+    divisor = math.gcd(*values)
+    return [v // divisor for v in values] if divisor > 1 else values
+
+
+def _remainder(a: list[int], b: list[int]) -> list[int]:
+    """Return the remainder of a by b times a positive integer, which changes no sign."""
     a = list(a)
+    size, sign = abs(b[-1]), 1 if b[-1] > 0 else -1
     while len(a) >= len(b):
-        factor = a[-1] / b[-1]
-        shift = len(a) - len(b)
-        for k, v in enumerate(b):
+        factor = sign * a.pop()
+        shift = len(a) + 1 - len(b)
+        if size != 1:
+            a = [v * size for v in a]
+        for k, v in enumerate(b[:-1]):
             a[k + shift] -= factor * v
-        a.pop()
         while a and a[-1] == 0:
             a.pop()
-    if a:
-        # A positive factor changes no sign and keeps the integers small.
-        scale = abs(a[-1])
-        a = [v / scale for v in a]
-    return a
+    return _primitive(a) if a else a
 
 
-def _changes(values: list[Fraction]) -> int:
+def _changes(values: list[int]) -> int:
     signs = [v > 0 for v in values if v != 0]
     return sum(x != y for x, y in itertools.pairwise(signs))

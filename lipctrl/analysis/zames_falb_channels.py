@@ -221,6 +221,8 @@ def largest_slope(
     """Return the largest slope proved by a multiplier, starting at the incremental circle criterion's."""
     best: Multiplier | None = None
     low, step = diagonal_slope(system), 1.3
+    if not low > 0.0:
+        return 0.0, None
     # A diagonal multiplier is a full one, and the smaller search is the safer start.
     for full in (False, True) if repeated else (False,):
         search = ChannelSearch(system, order, odd=odd, repeated=full)

@@ -185,4 +185,4 @@ def global_ball(policy: Any) -> IncrementalBall:
 
 def with_scope(text: str, scope: tuple[str, ...]) -> str:
     """Append what limits a claim to its text."""
-    return "; only ".join([text, *scope]) if scope else text
+    return f"{text}; scope: {'; '.join(scope)}" if scope else text

@@ -9,11 +9,12 @@ import numpy as np
 
 from lipctrl.analysis.destabilize import Destabilization, policy_destabilization
 from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole, worst_matrix
+from lipctrl.analysis.hinf import HinfNorm
 from lipctrl.analysis.loop import NominalLoop, nominal_loop, real_gain
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm
-from lipctrl.analysis.real_radius import real_peak, worst_real
+from lipctrl.analysis.real_radius import real_peak, scalar_ends, worst_real
 from lipctrl.analysis.sweep import ModalSweep
 
 
@@ -24,7 +25,8 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
     gain below the value, nonlinear, time-varying or dynamic, leaves the loop incrementally stable; the value is
     itself certified and below the exact radius by about 1e-9 relative, where rounding allows.
     `field="real"`: φ(y) = Δy with a constant real matrix Δ, ‖Δ‖ < ρ (Qiu et al. 1995). It is at least the complex
-    radius and says nothing about nonlinear φ; its level sets are found numerically, not proved.
+    radius and says nothing about nonlinear φ. For one input and one output it is proved (and 1e4 times the complex
+    radius means at least that); otherwise its level sets are found numerically, not proved.
 
     Parameters
     ----------
@@ -47,12 +49,13 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
     """
     if field not in ("complex", "real"):
         raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
-    plant = as_realization(sys, "sys")
-    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else real_gain(gain)
-    loop = nominal_loop(plant, -k)
-    norm = loop.norm()
+    loop, norm = _nominal(sys, gain)
     if not math.isfinite(norm.value) or loop.system is None:
         return 0.0
+    if norm.value == 0.0:
+        return math.inf
+    if field == "real" and _is_scalar(loop.system):
+        return min(map(abs, scalar_ends(loop.system, norm)))
     peak = norm.value if field == "complex" else real_peak(loop.system, norm)
     return math.inf if peak == 0.0 else math.nextafter(math.nextafter(1.0 / peak, 0.0), 0.0)
 
@@ -84,18 +87,42 @@ def worst_deviation(
     """
     if field not in ("complex", "real"):
         raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
-    plant = as_realization(sys, "sys")
-    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else real_gain(gain)
-    loop = nominal_loop(plant, -k)
-    norm = loop.norm()
+    loop, norm = _nominal(sys, gain)
     if not math.isfinite(norm.value) or loop.system is None:
         raise ValueError(f"the nominal loop is not stable ({norm.note}); it has no stability radius")
     if norm.value == 0.0:
         raise ValueError("no deviation acts on this loop (T = 0)")
-    found = _complex(loop, norm.frequency) if field == "complex" else _real(loop, norm.frequency)
+    if field == "complex":
+        found = _complex(loop, norm.frequency)
+    elif _is_scalar(loop.system):
+        found = _real_number(loop, norm)
+    else:
+        found = _real(loop, norm.frequency)
     if found is None:
         raise ValueError(f"no {field} deviation was found that destabilises this loop")
     return found
+
+
+def _nominal(sys: Any, gain: Any) -> tuple[NominalLoop, HinfNorm]:
+    plant = as_realization(sys, "sys")
+    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else real_gain(gain)
+    loop = nominal_loop(plant, -k)
+    return loop, loop.norm()
+
+
+def _is_scalar(system: Realization) -> bool:
+    return system.inputs == system.outputs == 1
+
+
+def _real_number(loop: NominalLoop, norm: HinfNorm) -> Destabilization | None:
+    """Return the first unstable k beyond the nearer end of the proved interval, then beyond the other one."""
+    assert loop.system is not None
+    for k in sorted(scalar_ends(loop.system, norm), key=abs):
+        delta = np.full((1, 1), k)
+        found = _scaled_until_unstable(loop, LinearPolicy.static(delta), abs(k), delta)
+        if found is not None:
+            return found
+    return None
 
 
 def _complex(loop: NominalLoop, omega: float) -> Destabilization | None:

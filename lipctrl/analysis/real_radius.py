@@ -6,6 +6,10 @@ Doyle 1995, Theorem 1). For fixed g the matrix is unitarily D_g·diag(M, M̄)·D
 of its singular values equals a level are boundary eigenvalues of a pencil (Sreedhar, Van Dooren & Tits 1996).
 Between consecutive crossings the number of singular values above the level is constant; hence whole
 intervals are settled by one g each.
+
+For one input and one output Δ is a number k, μ jumps (it is |M| where M is real, else 0), and level sets of σ₂ miss the
+jumps. There the interval of k is walked through instead: |1 - kM|² is quadratic in k, and proofs at two k cover
+all k between them (`lipctrl.analysis.continuation`). That radius is proved.
 """
 
 from __future__ import annotations
@@ -16,15 +20,39 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 
+from lipctrl.analysis.continuation import Path, Quadratic, march
 from lipctrl.analysis.hinf import HinfNorm
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
+
+# A real number is not tried beyond this multiple of the complex radius.
+_FARTHEST = 1e4
+
+
+def scalar_ends(system: Realization, norm: HinfNorm) -> tuple[float, float]:
+    """Return (k₋, k₊), k₋ < 0 < k₊: u = ky is proved stable for every real k between; one input, one output.
+
+    ±1e4/‖T‖_∞ means that larger numbers were not tried.
+    """
+    one, none = MidRad.eye(1), MidRad.zeros(1, 1)
+    path = Path(system, lambda k: Quadratic(one, MidRad(np.full((1, 1), -k)), none), none, one)
+    far = _FARTHEST / norm.value
+    # Small gain proves the first stretch; rounding may end a walk before it.
+    sure = math.nextafter(1.0 / norm.value, 0.0)
+    down, up = march(path, 0.0, -far).end, march(path, 0.0, far).end
+    return min(math.nextafter(down, 0.0), -sure), max(math.nextafter(up, 0.0), sure)
 
 
 def real_peak(system: Realization, norm: HinfNorm) -> float:
     """Return an upper bound of sup over ω of μ(T(jω)), tight to about 1e-6 relative; system stable."""
     high = norm.value
-    low = max((_mu(system.response(w)) for w in (0.0, norm.frequency, system.highest_frequency)), default=0.0)
+    modes = np.linalg.eigvals(system.A)
+    if system.is_discrete:
+        seen = np.abs(np.angle(modes)) / system.sample_time
+    else:
+        seen = np.concatenate([np.abs(modes), np.abs(modes.imag)])
+    points = {0.0, norm.frequency, system.highest_frequency, *seen.tolist()}
+    low = max((_mu(system.response(w)) for w in points if not math.isnan(w)), default=0.0)
     low = min(low, high)
     attempt = min(low * (1.0 + 1e-6) + 1e-12 * high, high)
     if _covered(system, attempt):

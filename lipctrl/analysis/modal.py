@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg.lapack
 
-from lipctrl.analysis.midrad import TINY, UNIT, MidRad, rounding, sharp_product
+from lipctrl.analysis.midrad import TINY, UNIT, MidRad, ones, rounding, sharp_product
 from lipctrl.analysis.plant import Realization
 
 # Routines of LAPACK without the checks that `numpy.linalg` repeats at every call.
@@ -36,8 +36,8 @@ _SQUARE_TINY = 1e-300
 class ModalBasis(NamedTuple):
     """A proof that A is stable, from its modes: V⁻¹AV = Λ + E with |E|x bounded by `spill`.
 
-    The first `pairs` modes have their conjugates in the next `pairs` places. `absolute` is |V|, `inverse`
-    approximates V⁻¹, `size` is its absolute value, `error` that of WR.
+    The first `pairs` modes have their conjugates in the next `pairs` places. `absolute` is |V|, `inverse` W ≈ V⁻¹,
+    `size` is |W|, `defect` bounds |WV - I| with room for products by W, `error` bounds |WR|.
     """
 
     poles: np.ndarray
@@ -47,29 +47,28 @@ class ModalBasis(NamedTuple):
     absolute: np.ndarray
     inverse: np.ndarray
     size: np.ndarray
+    defect: np.ndarray
     tilt: float
     error: np.ndarray
-    slack: np.ndarray
     theta: float
 
     def spill(self, x: np.ndarray) -> np.ndarray:
-        """Bound |E|x entrywise for x ≥ 0."""
-        return self.spread(self.error.dot(x) + self.size.dot(self.slack.dot(x)))
+        """Bound |E|x for x ≥ 0, the two rows of a complex pair summed."""
+        return self.spread(self.error.dot(x))
 
     def spread(self, y: np.ndarray) -> np.ndarray:
-        """Bound |(I + F)⁻¹||y|, rows of equal length counted by their norms."""
-        return _spread(y, self.tilt)
-
-    def paired(self, y: np.ndarray) -> np.ndarray:
-        """Sum the two rows of every complex pair, in both places, and in place."""
-        return _paired(y, self.pairs)
+        """Bound |(I + F)⁻¹||y|, rows of equal length counted by their norms and those of pairs summed; changes y."""
+        return _paired(_spread(y, self.tilt), self.pairs)
 
 
 def _spread(y: np.ndarray, tilt: float) -> np.ndarray:
-    return y * _INFLATE + tilt / (1.0 - tilt) * _INFLATE * y.item(y.argmax())
+    # For a tilt below 0.1, twice it is more than tilt/(1 - tilt)², rounding included.
+    y += 2.0 * tilt * y.item(y.argmax())
+    return y
 
 
 def _paired(y: np.ndarray, pairs: int) -> np.ndarray:
+    """Sum the two rows of every complex pair, in both places, and in place."""
     if pairs:
         y[:pairs] += y[pairs : 2 * pairs]
         y[pairs : 2 * pairs] = y[:pairs]
@@ -96,8 +95,9 @@ def _modal_basis(a: MidRad, discrete: bool) -> ModalBasis | None:
     if pairs:
         # LAPACK returns the columns v, w of a pair side by side.
         order = np.array(above + [i + 1 for i in above] + [i for i, turn in enumerate(turns) if turn == 0.0])
-        real, imaginary, vectors = real[order], imaginary[order], vectors[:, order]
-    poles = real + 1j * imaginary
+        real, imaginary, vectors = real.take(order), imaginary.take(order), vectors.take(order, axis=1)
+    poles = np.empty(n, np.complex128)
+    poles.real, poles.imag = real, imaginary
     decay = 1.0 - np.abs(poles) * (1.0 + 8.0 * UNIT) - UNIT if discrete else -real
     if not decay.item(decay.argmin()) > 0.0:
         return None
@@ -105,71 +105,75 @@ def _modal_basis(a: MidRad, discrete: bool) -> ModalBasis | None:
     inverse, failed = _dgetri(factors, pivots, lwork=32 * n)
     if info != 0 or failed != 0:
         return None
-    ones, gamma = np.ones(n), rounding(n, False)
-    absolute = np.abs(vectors)
-    residual, slack = _residual(a, (vectors, absolute), real, imaginary, pairs)
-    size = np.abs(inverse)
+    absolute, size = np.abs(vectors), np.abs(inverse)
     defect = inverse.dot(vectors)
-    defect.flat[:: n + 1] -= 1.0
-    rounded = 1.01 * gamma * size.dot(absolute.dot(ones)) + 4.0 * n * n * TINY
-    rounded += np.abs(defect).dot(ones)
-    tilt = rounded.item(rounded.argmax()) * _INFLATE
+    defect.ravel()[:: n + 1] -= 1.0
+    np.abs(defect, out=defect)
+    # What F may be in exact arithmetic, as much again for a product by W, and 8u for one by a rounded factor.
+    defect += (2.02 * rounding(n, False) + 10.0 * UNIT) * size.dot(absolute)
+    row = defect.dot(ones(n))
+    tilt = (row.item(row.argmax()) + 8.0 * n * n * TINY) * _INFLATE
     if not tilt < 0.1:
         return None
-    slack = slack + gamma * _INFLATE * np.abs(residual)
+    residual, slack = _residual(a, vectors, absolute, _rotation(real, imaginary, pairs))
     error = np.abs(inverse.dot(residual))
-    row = error.dot(ones) + size.dot(slack.dot(ones))
-    strain = _paired(_spread(row, tilt), pairs) / decay
+    error += size.dot(slack)
+    strain = _paired(_spread(error.dot(ones(n)), tilt), pairs) / decay
     theta = strain.item(strain.argmax()) * _INFLATE
     if not theta < 0.1:
         return None
-    return ModalBasis(poles, decay, pairs, vectors, absolute, inverse, size, tilt, error, slack, theta)
+    return ModalBasis(poles, decay, pairs, vectors, absolute, inverse, size, defect, tilt, error, theta)
+
+
+def _rotation(real: np.ndarray, imaginary: np.ndarray, pairs: int) -> np.ndarray:
+    """Return Λ in real columns, with blocks [α β; -β α]."""
+    n = len(real)
+    matrix = np.zeros((n, n))
+    flat = matrix.ravel()
+    flat[:: n + 1] = real
+    if pairs:
+        turn = imaginary[:pairs]
+        flat[pairs : pairs * n : n + 1] = turn
+        flat[pairs * n : 2 * pairs * n : n + 1] = -turn
+    return matrix
 
 
 def _residual(
-    a: MidRad, basis: tuple[np.ndarray, np.ndarray], real: np.ndarray, imaginary: np.ndarray, pairs: int
+    a: MidRad, vectors: np.ndarray, absolute: np.ndarray, rotation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return R = AV - VΛ from V, |V| and Λ, and an entrywise bound of its error.
+    """Return R = AV - VΛ, and an entrywise bound of its error and of the rounding of a product by it.
 
     Of large matrices the leading part is exact.
     """
-    n = len(real)
-    vectors, absolute = basis
+    n = len(rotation)
     if n >= _SHARP_FROM:
-        value, slack = _sharp_residual(a.mid, vectors, real, imaginary, pairs)
+        value, slack = _sharp_residual(a.mid, vectors, rotation)
+        slack += (rounding(n, False) * _INFLATE) * np.abs(value)
     else:
         # Every entry is an inner product of length n + 2 at most.
         value = a.mid.dot(vectors)
-        slack = np.abs(a.mid).dot(absolute) + absolute * np.abs(real)
-        value -= vectors * real
-        if pairs:
-            v, w, turn = vectors[:, :pairs], vectors[:, pairs : 2 * pairs], imaginary[:pairs]
-            value[:, :pairs] += w * turn
-            value[:, pairs : 2 * pairs] -= v * turn
-            slack[:, :pairs] += absolute[:, pairs : 2 * pairs] * turn
-            slack[:, pairs : 2 * pairs] += absolute[:, :pairs] * turn
-        slack = slack * (rounding(n + 2, False) * _INFLATE) + 4.0 * (n + 2) * TINY
+        value -= vectors.dot(rotation)
+        slack = np.abs(a.mid).dot(absolute)
+        slack += absolute.dot(np.abs(rotation))
+        slack += np.abs(value)
+        slack *= rounding(n + 2, False) * _INFLATE
+        slack += 4.0 * (n + 2) * TINY
     if a.rad is not None:
         slack += a.rad.dot(absolute) * _INFLATE
     return value, slack
 
 
 def _sharp_residual(
-    a: np.ndarray, vectors: np.ndarray, real: np.ndarray, imaginary: np.ndarray, pairs: int
+    a: np.ndarray, vectors: np.ndarray, rotation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return R as one product [A, -sV][V; Λ/s], s a power of two."""
-    n = len(real)
+    n = len(rotation)
     peak = float(np.abs(a).max())
     unit = 2.0 ** round(math.log2(peak)) if peak > 0.0 else 1.0
-    left, right = np.empty((n, 2 * n)), np.zeros((2 * n, n))
-    left[:, :n] = a
+    left, right = np.empty((n, 2 * n)), np.empty((2 * n, n))
+    left[:, :n], right[:n] = a, vectors
     np.multiply(vectors, -unit, out=left[:, n:])
-    right[:n] = vectors
-    right.flat[n * n :: n + 1] = real / unit
-    if pairs:
-        v = np.arange(pairs)
-        right[n + v, pairs + v] = imaginary[:pairs] / unit
-        right[n + pairs + v, v] = -imaginary[:pairs] / unit
+    np.divide(rotation, unit, out=right[n:])
     value, slack = sharp_product(left, right)
     # Λ/s underflows by no more than TINY.
     return value, slack + 4.0 * n * TINY * unit
@@ -201,101 +205,104 @@ def modal_form(system: Realization, basis: ModalBasis) -> ModalForm | None:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         form = _modal_form(system, basis)
     # Whatever overflowed has entered the slack.
-    return form if math.isfinite(form.slack) and np.real(form.poles).max() < 0.0 else None
+    decay = -np.real(form.poles)
+    return form if math.isfinite(form.slack) and decay.item(decay.argmin()) > 0.0 else None
 
 
 def _modal_form(system: Realization, basis: ModalBasis) -> ModalForm:
-    pairs = basis.pairs
-    b, b_error = _input_rows(system.b, basis)
-    c, c_error = _output_columns(system.c, basis)
-    b_size = np.sqrt(_paired(np.square(b).dot(np.ones(b.shape[1])), pairs) + _SQUARE_TINY)
-    c_size = np.sqrt(_paired(np.ones(len(c)).dot(np.square(c)), pairs) + _SQUARE_TINY)
-    # A complex row is (b_v - jb_w)/2; x in real columns: x_v, x_w are at most twice the modal coordinate.
-    b_size[: 2 * pairs] *= 0.5
-    start = b_size + b_error
-    start[: 2 * pairs] *= 2.0
-    start /= basis.decay
+    pairs, decay = basis.pairs, basis.decay
+    b, b_size, b_error = _input_rows(system.b, basis)
+    c, c_size, c_error = _output_columns(system.c, basis)
+    # A complex row is (b_v - jb_w)/2: the halves of pairs enter here.
+    share = 1.0 / decay
+    share[: 2 * pairs] *= 0.5
+    # Real coordinates x_v, x_w are at most twice the complex one.
+    start = (b_size + b_error) / decay
     crude = start + 2.0 * basis.theta / (1.0 - basis.theta) * start.item(start.argmax())
     if basis.theta > 1e-9:
-        crude = start + basis.paired(basis.spill(crude)) / basis.decay
-    spilled = basis.paired(basis.spill(crude))
-    spilled[: 2 * pairs] *= 0.5
-    b_error = b_error + spilled
-    sizes = c_size * b_size * _INFLATE
-    error = c_size * b_error + c_error * (b_size + b_error) + 8.0 * UNIT * sizes
-    slack = float(error.dot(1.0 / basis.decay))
+        crude = start + basis.spill(crude) / decay
+    b_error += basis.spill(crude)
+    gains = c_size * b_size * share
+    error = c_size * b_error + c_error * (b_size + b_error)
+    slack = float(error.dot(share))
     if system.d.rad is not None:
         slack += float(np.sqrt(np.square(system.d.rad).sum() + _SQUARE_TINY))
     residues = _residues(b, c, pairs)
     if not system.is_discrete:
-        return ModalForm(basis.poles, residues, sizes, system.D, slack * _INFLATE, 0.0)
-    return _mapped(system, basis, residues, sizes, slack)
+        return ModalForm(basis.poles, residues, gains * decay * _INFLATE, system.D, slack * _INFLATE, 0.0)
+    return _mapped(system, basis, residues, gains, slack)
 
 
 def _mapped(
-    system: Realization, basis: ModalBasis, residues: np.ndarray, sizes: np.ndarray, slack: float
+    system: Realization, basis: ModalBasis, residues: np.ndarray, gains: np.ndarray, slack: float
 ) -> ModalForm:
-    """Map the circle to the axis: z - p = (1 + p)(s - q)/(1 - s), q = (p - 1)/(p + 1)."""
+    """Map the circle to the axis: z - p = (1 + p)(s - q)/(1 - s), q = (p - 1)/(p + 1); `gains` are ‖R_i‖/d_i."""
     far = 1.0 + basis.poles
     inverse = 1.0 / far
     poles = (basis.poles - 1.0) / far
     factor = 2.0 * inverse * inverse
     d = system.D - np.real(inverse.dot(residues)).reshape(system.D.shape)
-    mapped = sizes * np.abs(factor) * (1.0 + 32.0 * UNIT)
-    near = 1.0 / -np.real(poles)
-    # What rounding of the mapped poles, residues and feed-through may change.
-    slack += 16.0 * UNIT * float((sizes / basis.decay).dot(np.abs(poles) * near))
-    slack += 32.0 * UNIT * float(mapped.dot(near))
-    total = float(sizes.dot(np.abs(inverse))) + float(np.abs(system.D).sum())
-    slack += (4.0 * len(sizes) + 32.0) * UNIT * total
-    return ModalForm(poles, residues * factor[:, None], mapped, d, slack * _INFLATE, system.sample_time)
+    sizes = gains * basis.decay
+    sizes *= np.abs(factor)
+    # What rounding of the mapped poles may change; that of residues and feed-through, as |1 + p| ≥ d and
+    # ‖R_i·2/(1 + p)²‖/-Re q ≤ 2‖R_i‖/d.
+    slack += 16.0 * UNIT * float(gains.dot(np.abs(poles) / -np.real(poles)))
+    total = float(gains.dot(ones(len(gains))))
+    slack += (4.0 * len(gains) + 96.0) * UNIT * (total + sum(map(abs, system.D.ravel().tolist())))
+    sizes *= _INFLATE
+    return ModalForm(poles, residues * factor[:, None], sizes, d, slack * _INFLATE, system.sample_time)
 
 
 def _residues(b: np.ndarray, c: np.ndarray, pairs: int) -> np.ndarray:
     """Return the products of the complex columns of c and rows of b, flattened."""
-    columns = c.T[:, :, None]
-    if not pairs:
-        return (columns * b[:, None, :]).reshape(len(b), -1).astype(np.complex128)
-    rows = (0.5 * b[:pairs] - 0.5j * b[pairs : 2 * pairs])[:, None, :]
-    upper = ((columns[:pairs] + 1j * columns[pairs : 2 * pairs]) * rows).reshape(pairs, -1)
-    parts = [upper, upper.conj()]
-    if 2 * pairs < len(b):
-        parts.append((columns[2 * pairs :] * b[2 * pairs :, None, :]).reshape(len(b) - 2 * pairs, -1))
-    return np.concatenate(parts)
+    columns = c.T
+    out = np.empty((len(b), c.shape[0], b.shape[1]), np.complex128)
+    if pairs:
+        v, w, rest = slice(0, pairs), slice(pairs, 2 * pairs), slice(2 * pairs, None)
+        left = columns[v] + 1j * columns[w]
+        right = 0.5 * b[v] - 0.5j * b[w]
+        np.multiply(left[:, :, None], right[:, None, :], out=out[v])
+        np.conjugate(out[v], out=out[w])
+        columns, b, rest = columns[rest], b[rest], out[rest]
+    else:
+        rest = out
+    np.multiply(columns[:, :, None], b[:, None, :], out=rest)
+    return out.reshape(len(out), -1)
 
 
-def _input_rows(b: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray]:
-    """Return V⁻¹B in real rows, and a bound of its complex rows' errors from the residual B - V(WB)."""
+def _input_rows(b: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return WB in real rows, the norms of the rows of pairs, and bounds of their distance to V⁻¹B and of 8u of them.
+
+    Of small matrices V⁻¹B - WB = -(I + F)⁻¹F·WB. The rounding of WB is at most γ|W||B| ≤ T|V⁻¹B| with T = γ|W||V|, as
+    B = V(V⁻¹B), for which the defect has room. Of large ones V⁻¹B - WB is (I + F)⁻¹W times the residual B - V(WB).
+    """
     n, inputs = b.mid.shape
     value = basis.inverse.dot(b.mid)
-    if n >= _SHARP_FROM:
+    norms = np.sqrt(_paired(np.square(value).dot(ones(inputs)), basis.pairs) + _SQUARE_TINY)
+    if n < _SHARP_FROM:
+        error = basis.defect.dot(norms)
+    else:
         left, right = np.hstack([b.mid, basis.vectors]), np.vstack([np.eye(inputs), -value])
         residual, slack = sharp_product(left, right)
-    else:
-        residual = b.mid - basis.vectors.dot(value)
-        slack = np.abs(b.mid) + basis.absolute.dot(np.abs(value))
-        slack = slack * (rounding(n + 1, False) * _INFLATE) + 4.0 * (n + 1) * TINY
+        slack += (rounding(n, False) * _INFLATE) * np.abs(residual)
+        # The sum of a row is no less than its norm.
+        error = (np.abs(basis.inverse.dot(residual)) + basis.size.dot(slack)).dot(ones(inputs))
+        error += 8.0 * UNIT * norms
     if b.rad is not None:
-        slack = slack + b.rad
-    slack += (rounding(n, False) * _INFLATE) * np.abs(residual)
-    near = np.abs(basis.inverse.dot(residual)) + basis.size.dot(slack)
-    # The sum of a row is no less than its norm; rounding of the complex products comes last.
-    ones = np.ones(inputs)
-    error = basis.spread(near.dot(ones)) + 4.0 * UNIT * np.abs(value).dot(ones)
-    error = basis.paired(error)
-    error[: 2 * basis.pairs] *= 0.5
-    return value, error
+        error += basis.size.dot(b.rad.dot(ones(inputs)))
+    return value, norms, basis.spread(error)
 
 
-def _output_columns(c: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray]:
-    """Return CV in real columns, and a bound of its complex columns' errors."""
+def _output_columns(c: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return CV in real columns, the norms of the columns of pairs, and bounds of their errors."""
     outputs, n = c.mid.shape
-    absolute = basis.absolute
-    if n >= _SHARP_FROM:
-        value, slack = sharp_product(c.mid, basis.vectors)
-    else:
+    if n < _SHARP_FROM:
         value = c.mid.dot(basis.vectors)
-        slack = np.abs(c.mid).dot(absolute) * (rounding(n, False) * _INFLATE) + 4.0 * n * TINY
+        error = (rounding(n, False) * _INFLATE) * ones(outputs).dot(np.abs(c.mid)).dot(basis.absolute)
+    else:
+        value, slack = sharp_product(c.mid, basis.vectors)
+        error = ones(outputs).dot(slack)
     if c.rad is not None:
-        slack = slack + c.rad.dot(absolute) * _INFLATE
-    return value, basis.paired(np.ones(outputs).dot(slack)) * _INFLATE
+        error += ones(outputs).dot(c.rad).dot(basis.absolute)
+    norms = np.sqrt(_paired(ones(outputs).dot(np.square(value)), basis.pairs) + _SQUARE_TINY)
+    return value, norms, _paired(error, basis.pairs)

@@ -68,13 +68,15 @@ def slope(left: np.ndarray, rows: Sequence[int], right: np.ndarray, columns: Seq
     return gain[:-1]
 
 
-def minimize_logs(size: Any, start: np.ndarray) -> tuple[np.ndarray, float]:
+def minimize_logs(
+    size: Any, start: np.ndarray, *, radius: float = 8.0, tolerance: float = 1e-9
+) -> tuple[np.ndarray, float]:
     """Minimise a quasi-convex function of log d, the last d being 1; return d and the value (`ellipsoid_descent`)."""
     logs = np.log(start[:-1] / start[-1])
     if logs.size == 0:
         return np.ones(1), size(logs)[0]
-    # The search reaches a factor e^8 about the start; a gradient of a logarithm counts relative distances.
-    best, value = ellipsoid_descent(size, logs, 8.0)
+    # The search reaches a factor e^radius about the start; a gradient of a logarithm counts relative distances.
+    best, value = ellipsoid_descent(size, logs, radius, tolerance)
     return scales(best), value
 
 
@@ -86,8 +88,17 @@ class WorstBlocks:
     blocks: tuple[np.ndarray, ...]
 
 
-def worst_blocks(m: np.ndarray, shapes: Shapes, *, starts: int = 6, seed: int = 0) -> WorstBlocks:
+def worst_blocks(
+    m: np.ndarray,
+    shapes: Shapes,
+    *,
+    starts: int = 6,
+    seed: int = 0,
+    first: Sequence[np.ndarray] | None = None,
+) -> WorstBlocks:
     """Return blocks of rank one that make I - ΔM singular, as small as ascent from several starts finds.
+
+    `first` are blocks of norm one to start from, besides those of the largest singular value and random ones.
 
     Ascent on the spectral radius of MΔ over unit-norm blocks: with its right and left eigenvectors x and z, the best
     blocks are a_i x_iᴴ of norm one, a = Mᴴz, turned so that all of them push the same way.
@@ -99,6 +110,9 @@ def worst_blocks(m: np.ndarray, shapes: Shapes, *, starts: int = 6, seed: int = 
         found = _ascend(m, shapes, delta)
         if found.value > best.value:
             best = found
+    if first is not None:
+        found = _ascend(m, shapes, list(first))
+        best = found if found.value > best.value else best
     return best
 
 

@@ -101,11 +101,13 @@ class Path:
         g = self._responses(omegas)
         inverse = _inverses(q.j.mid + q.l.mid @ g)
         inner, bend = q.w.mid @ g @ inverse, (self._u.mid + self._v.mid @ g) @ inverse
-        good = np.isfinite(inner).all(axis=(1, 2)) & np.isfinite(bend).all(axis=(1, 2))
+        good: np.ndarray = np.asarray(
+            np.isfinite(inner).all(axis=(1, 2)) & np.isfinite(bend).all(axis=(1, 2))
+        )
         inner, bend = (np.where(good[:, None, None], x, 0.0) for x in (inner, bend))
         phi = np.eye(g.shape[2]) - inner.conj().swapaxes(-1, -2) @ inner
         out = np.where(good, np.linalg.eigvalsh(phi)[:, 0], 0.0)
-        inside = out > 1e-15
+        inside: np.ndarray = np.asarray(out > 1e-15)
         if inside.any():
             b = bend[inside]
             gram = b @ np.linalg.solve(phi[inside], b.conj().swapaxes(-1, -2))

@@ -12,7 +12,10 @@ _SHARE = 1e-9
 
 
 def ellipsoid_descent(
-    function: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, radius: float
+    function: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    radius: float,
+    tolerance: float = _SHARE,
 ) -> tuple[np.ndarray, float]:
     """Return the best point, and its value, found by shrinking ellipsoids from a ball about the start.
 
@@ -33,7 +36,7 @@ def ellipsoid_descent(
         if found < value:
             best, value = point, found
         reach = math.sqrt(max(float(normal @ shape @ normal), 0.0))
-        if not reach > _SHARE:
+        if not reach > tolerance:
             break
         step = shape @ normal / reach
         point = point - step / (n + 1.0)

@@ -49,8 +49,12 @@ def pencil_discs(
     *,
     infinite: int = 0,
     discrete: bool = False,
+    floor: float = 1e-15,
 ) -> Discs:
     """Enclose the finite eigenvalues of X - λY from approximate eigenpairs (columns of `vectors`).
+
+    Discs are made small against their distances to the boundary, counted as no less than `floor` of the largest: a
+    larger floor where some eigenvalues lie on the boundary, and the others shall keep off it.
 
     `y = None` is the identity. The last `infinite` coordinates are directions that Y maps exactly to zero.
     Complex eigenvectors of a real pencil must come as neighbouring conjugate pairs, the positive imaginary
@@ -58,11 +62,18 @@ def pencil_discs(
     """
     # What overflows ends in infinite or undefined radii, which prove nothing.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        return _pencil_discs(x, y, np.asarray(centers, dtype=np.complex128), vectors, infinite, discrete)
+        return _pencil_discs(
+            x, y, np.asarray(centers, dtype=np.complex128), vectors, infinite, (discrete, floor)
+        )
 
 
 def _pencil_discs(
-    x: MidRad, y: MidRad | None, centers: np.ndarray, vectors: np.ndarray, infinite: int, discrete: bool
+    x: MidRad,
+    y: MidRad | None,
+    centers: np.ndarray,
+    vectors: np.ndarray,
+    infinite: int,
+    boundary: tuple[bool, float],
 ) -> Discs:
     unknown = Discs(centers, np.full(len(centers), np.inf), vectors)
     if not (np.isfinite(centers).all() and np.isfinite(vectors).all()):
@@ -76,8 +87,8 @@ def _pencil_discs(
         return unknown
     value, error = found
     magnitude = _complex_magnitudes(value, error, first) if pairs else np.abs(value) + error
-    margin = np.abs(1.0 - np.abs(centers)) if discrete else np.abs(np.real(centers))
-    weights = _weights(magnitude, margin)
+    margin = np.abs(1.0 - np.abs(centers)) if boundary[0] else np.abs(np.real(centers))
+    weights = _weights(magnitude, margin, boundary[1])
     radii = (magnitude @ weights) / weights * (1.0 + 4.0 * rounding(len(centers)))
     return Discs(centers, radii, vectors)
 
@@ -179,13 +190,13 @@ def _complex_magnitudes(value: np.ndarray, error: np.ndarray, first: np.ndarray)
     return (np.abs(rows) + loose) * (1.0 + 16.0 * UNIT)
 
 
-def _weights(error: np.ndarray, margin: np.ndarray) -> np.ndarray:
+def _weights(error: np.ndarray, margin: np.ndarray, floor: float) -> np.ndarray:
     """Return row weights d for which |E|d/d is small relative to the margin: a few power iterations."""
     largest = float(margin.max(initial=0.0))
     weights = np.ones(len(margin))
     if largest == 0.0:
         return weights
-    target = np.maximum(margin, 1e-15 * largest)
+    target = np.maximum(margin, floor * largest)
     for _ in range(5):
         weights = (error @ weights) / target
         peak = weights.max()

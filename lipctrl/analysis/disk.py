@@ -10,41 +10,38 @@ import numpy as np
 
 from lipctrl.analysis.blocks import block_diagonal, realized_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
+from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, phase_of_disk
+from lipctrl.analysis.disk_falsifier import smallest_disks
+from lipctrl.analysis.disk_loop import DiskLoop
 from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad, block
+from lipctrl.analysis.periodic import periodic_destabilization
 from lipctrl.analysis.plant import Realization, as_realization, common_timebase
-from lipctrl.analysis.scaled_gain import scaled_norm, worst_frequency
+from lipctrl.analysis.pointwise import pointwise_alpha
+from lipctrl.analysis.scaled_gain import scaled_norm
 from lipctrl.analysis.spectrum import internal_stability
 
 
 @dataclass(frozen=True)
-class DiskMargin:
-    """A loop that stays stable for every perturbation f = (1 + bδ)/(1 - aδ), |δ| < α, in every channel.
+class DiskMargin(DiskEnds):
+    """A loop that stays stable for every linear time-invariant f = (1 + bδ)/(1 - aδ), |δ| < α, in every channel.
 
     a = (1 + skew)/2 and b = (1 - skew)/2. The perturbation multiplies the loop's signals before the plant's
-    measurement is fed back; with several channels, each has a δ of its own (and α is proved with
-    one constant scaling a channel, which can be below the exact value).
+    measurement is fed back; with several channels, each has a δ of its own. α is proved with scalings that differ
+    from band to band of frequencies; up to three channels that is the exact margin, but for the proof's rounding.
 
     Attributes
     ----------
-    alpha : proved lower bound of the disk margin α (absolute).
-    alpha_upper : a value at which linear δ of the channels were found to destabilise (equal to the exact margin
-        for a single channel, where it differs from `alpha` by the proof's rounding only).
-    gain_margin : (lower, upper), absolute: every loop gain strictly between them is tolerated.
-    phase_margin : [rad]; every phase strictly below it, of either sign, is tolerated (π: any phase).
-    frequency : where the margin is smallest [rad/s].
+    alpha, alpha_varying, falsified_varying, gain_margin, phase_margin, frequency : as in `DiskEnds`.
+    alpha_upper : a value at which linear time-invariant δ of the channels were found to destabilise (equal to the exact
+        margin for a single channel, where it differs from `alpha` by the proof's rounding only).
     perturbation : the complex δ of the channels (a diagonal matrix) of smallest size found that makes the loop
         singular at `frequency`.
     channels : the margins of one channel at a time, where there are several.
     """
 
-    alpha: float
     alpha_upper: float
-    skew: float
-    gain_margin: tuple[float, float]
-    phase_margin: float
-    frequency: float
     perturbation: np.ndarray
     channels: tuple[DiskMargin, ...] = ()
     loop: Realization | None = field(default=None, repr=False, compare=False)
@@ -86,7 +83,7 @@ class DiskMargin:
         return (
             f"disk margin α ≥ {self.alpha:.6g} (skew {self.skew:g}), at {self.frequency:.6g} rad/s ({hertz:.6g} Hz): "
             f"gain {low:.4g} … {high:.4g} ({decibel[0]:.2f} … {decibel[1]:.2f} dB){self._limit()}, "
-            f"phase ±{math.degrees(self.phase_margin):.2f}°"
+            f"phase ±{math.degrees(self.phase_margin):.2f}°{self._varying_text()}"
         )
 
     def _limit(self) -> str:
@@ -105,8 +102,9 @@ def _decibel(gain: float) -> float:
 def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     """Return a proved disk margin of the loop sys·gain under negative feedback, u = -gain·y.
 
-    α = 1/‖D(S + (skew-1)/2 I)D⁻¹‖_∞ with S = (I + sys·gain)⁻¹ and D = I for one channel. The norm is a level-set
-    bound, so no peak between grid points is missed, and α is never above the true margin.
+    α = 1/max_ω ‖D(S + (skew-1)/2 I)D⁻¹‖ with S = (I + sys·gain)⁻¹ and a D for every frequency (D = I for one channel);
+    `alpha_varying` has one D for all of them. Every band of frequencies is proved, so no peak between grid points is
+    missed, and α is never above the true margin.
 
     Parameters
     ----------
@@ -118,7 +116,8 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     ValueError
         For an unstable, marginal or ill-posed loop (it has no margin), bad data or shapes.
 
-    Source: Seiler, Packard & Gahinet 2020, "An introduction to disk margins", Theorem 1, eq. (11)-(14).
+    Source: Seiler, Packard & Gahinet 2020, "An introduction to disk margins", Theorem 1, eq. (11)-(14); scalings as in
+    Doyle 1982, exact up to three channels (Packard & Doyle 1993, section 9); constant ones as in Shamma 1994.
 
     Examples
     --------
@@ -191,67 +190,38 @@ def _margin(loop: Realization, channels: tuple[int, ...], skew: float) -> DiskMa
             "has no margin. Check the sign (feedback is negative, u = -gain·y) and stabilise the loop first"
         )
     shapes = ((1, 1),) * len(channels)
-    norm, _ = scaled_norm(system, spectrum, shapes)
+    norm, d = scaled_norm(system, spectrum, shapes)
     if not math.isfinite(norm.value):
         raise ValueError(f"no finite bound of the loop's sensitivity could be proved: {norm.note}")
-    alpha = math.inf if norm.value == 0.0 else math.nextafter(1.0 / norm.value, 0.0)
+    varying = math.inf if norm.value == 0.0 else math.nextafter(1.0 / norm.value, 0.0)
     if len(channels) == 1:
         omega, peak = norm.frequency, complex(system.response(norm.frequency)[0, 0])
         attained, delta = math.inf, np.full((1, 1), np.nan, dtype=np.complex128)
         if peak != 0.0:
             attained, delta = 1.0 / abs(peak), np.full((1, 1), 1.0 / peak)
+        alpha, outside, moving = varying, max(attained, varying), None
     else:
-        omega, worst = worst_frequency(system, shapes, norm.frequency)
-        delta = block_diagonal(worst.blocks) if worst.value > 0.0 else np.full((len(shapes),) * 2, np.nan)
-        attained = 1.0 / worst.value if worst.value > 0.0 else math.inf
+        problem = DiskLoop(system, len(channels), 0.0)
+        found = pointwise_alpha(problem, varying, norm.frequency, d)
+        alpha = found.alpha
+        worst = smallest_disks(problem, found)
+        attained = math.inf if worst is None else worst.alpha
+        omega = found.frequency if worst is None else worst.frequency
+        delta = np.full((len(shapes),) * 2, np.nan, dtype=np.complex128)
+        if worst is not None:
+            delta = attained * block_diagonal(worst.blocks)
+        moving = None if attained <= varying * (1.0 + 1e-6) else periodic_destabilization(problem, d, varying)
+        outside = attained if moving is None else min(attained, moving.value)
     return DiskMargin(
         alpha=alpha,
+        alpha_varying=varying,
         alpha_upper=max(attained, alpha),
+        falsified_varying=outside if math.isfinite(outside) else math.nan,
         skew=skew,
         gain_margin=gain_interval(alpha, skew),
         phase_margin=phase_of_disk(alpha, skew),
         frequency=omega,
         perturbation=delta,
         loop=loop if len(channels) == loop.outputs else None,
+        varying=moving,
     )
-
-
-def disk_policy(policy: LinearPolicy, delta: LinearPolicy, chosen: tuple[int, ...], a: float) -> LinearPolicy:
-    """Return u = v + w, w = δ(v + a·w) in the chosen channels, v = π(y): the policy behind f = (1 + bδ)/(1 - aδ)."""
-    pick = np.eye(len(policy.d))[list(chosen)]
-    well = np.linalg.inv(np.eye(len(chosen)) - a * delta.d)
-    # q = well·(v + a·C_δξ), w = C_δξ + D_δq, u = v + pickᵀw
-    q_v, q_xi = well @ pick, a * well @ delta.c
-    u_v = np.eye(len(policy.d)) + pick.T @ delta.d @ q_v
-    u_xi = pick.T @ (delta.c + delta.d @ q_xi)
-    zero = np.zeros((len(policy.a), len(delta.a)))
-    return LinearPolicy(
-        np.block([[policy.a, zero], [delta.b @ q_v @ policy.c, delta.a + delta.b @ q_xi]]),
-        np.vstack([policy.b, delta.b @ q_v @ policy.d]),
-        np.hstack([u_v @ policy.c, u_xi]),
-        u_v @ policy.d,
-    )
-
-
-def gain_interval(alpha: float, skew: float) -> tuple[float, float]:
-    """Return the positive gains f around 1 with |f - 1| < α|a f + b|."""
-    a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
-    if math.isinf(alpha):
-        # |a f + b| > 0 is all that is asked.
-        root = -b / a if a != 0.0 else -math.inf
-        return (0.0, math.inf) if root <= 0.0 else ((root, math.inf) if root < 1.0 else (0.0, root))
-    upper = (1.0 + alpha * b) / (1.0 - alpha * a) if alpha * a < 1.0 else math.inf
-    lower = (1.0 - alpha * b) / (1.0 + alpha * a) if alpha * a > -1.0 else 0.0
-    return max(lower, 0.0), upper
-
-
-def phase_of_disk(alpha: float, skew: float) -> float:
-    """Return the largest φ ≤ π with |f - 1| < α|a f + b| for every f = exp(jθ), |θ| < φ."""
-    a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
-    if math.isinf(alpha):
-        return math.pi
-    slope = 2.0 + 2.0 * a * b * alpha**2
-    if slope <= 0.0:
-        return math.pi
-    cosine = (2.0 - alpha**2 * (a**2 + b**2)) / slope
-    return math.acos(min(1.0, max(-1.0, cosine)))

@@ -32,6 +32,8 @@ from lipctrl.analysis.sweep import ModalSweep, Modes
 # eigenvectors, as with delays, it is the only way, and worth more.
 _KYP_STATES = 40
 _KYP_STATES_DEFECTIVE = 120
+# Where crossings are wanted, discs of eigenvalues on the boundary may be of this size relative to the spectrum's.
+_FLOOR = 1e-9
 # Rounds of better samples before the gap grows: convergence is quadratic, so more only chase rounding.
 _SAMPLES = 30
 
@@ -144,17 +146,45 @@ def band_test(form: PopovForm, level: float, low: float, high: float) -> LevelTe
     discs = _pencil_spectrum(form, level)
     if discs is None or not _value_bound(form, level, anchor) > 0.0:
         return _NOTHING
-    near = ~(discs.radii * (1.0 + 1e-12) < np.abs(np.real(discs.centers)))
-    crossings, radii = np.imag(discs.centers)[near], discs.radii[near]
-    if form.system.is_discrete:
-        step = form.system.sample_time
-        left, right = (2.0 * np.arctan(crossings + sign * radii) / step for sign in (-1.0, 1.0))
-        crossings, radii = 2.0 * np.arctan(crossings) / step, 0.5 * (right - left)
-    else:
-        left, right = crossings - radii, crossings + radii
+    crossings, left, right = _touched(form, discs)
     slack = 1e-12 * sum(abs(end) for end in ends)
     touching = ~((right < low - slack) | (left > high + slack))
-    return LevelTest(not touching.any(), crossings[touching], radii[touching])
+    return LevelTest(not touching.any(), crossings[touching], 0.5 * (right - left)[touching])
+
+
+def clear_band(form: PopovForm, level: float, omega: float) -> tuple[float, float] | None:
+    """Return a band (low, high) around omega [rad/s] on which Φ ≻ level·I is proved, as wide as it is; None without.
+
+    -inf and inf stand for all frequencies on that side, the limit included.
+    """
+    if form.states == 0 or not (math.isfinite(level) and math.isfinite(omega)):
+        return (-math.inf, math.inf) if level_test(form, level).proved else None
+    discs = _pencil_spectrum(form, level, _FLOOR)
+    if discs is None or not _value_bound(form, level, omega) > 0.0:
+        return None
+    _, left, right = _touched(form, discs)
+    if not ((right < omega) | (left > omega)).all():
+        return None
+    low, high = right[right < omega].max(initial=-math.inf), left[left > omega].min(initial=math.inf)
+    if not form.system.is_discrete and (math.isinf(low) or math.isinf(high)):
+        limit = smallest_eigenvalue_bound(form.r - MidRad(level * np.eye(form.size)))
+        if not limit > 0.0:
+            far = 10.0 * max(abs(omega), float(np.abs(discs.centers).max()))
+            low, high = max(low, -far), min(high, far)
+    # Inwards by more than the rounding of the ends.
+    return float(low * (1.0 + math.copysign(1e-12, low))), float(high * (1.0 - math.copysign(1e-12, high)))
+
+
+def _touched(form: PopovForm, discs: Discs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the frequencies [rad/s] of the discs that touch the boundary, and the ends of what they touch there."""
+    near = ~(discs.radii * (1.0 + 1e-12) < np.abs(np.real(discs.centers)))
+    crossings, radii = np.imag(discs.centers)[near], discs.radii[near]
+    left, right = crossings - radii, crossings + radii
+    if form.system.is_discrete:
+        crossings, left, right = (
+            2.0 * np.arctan(point) / form.system.sample_time for point in (crossings, left, right)
+        )
+    return crossings, left, right
 
 
 def _value_bound(form: PopovForm, level: float, omega: float) -> float:
@@ -191,7 +221,7 @@ def _anchor(form: PopovForm, level: float) -> float:
     return best
 
 
-def _pencil_spectrum(form: PopovForm, level: float) -> Discs | None:
+def _pencil_spectrum(form: PopovForm, level: float, floor: float = 1e-15) -> Discs | None:
     """Enclose the finite eigenvalues of the (mapped) pencil, after an exact diagonal scaling."""
     n, m = form.states, form.size
     r_c = form.r - MidRad(level * np.eye(m))
@@ -212,13 +242,13 @@ def _pencil_spectrum(form: PopovForm, level: float) -> Discs | None:
     if not form.system.is_discrete:
         x = block([[a, zero, b], [-q, -ah, -s], [sh, bh, r_c]])
         y = MidRad(np.diag(np.concatenate([np.ones(2 * n), np.zeros(m)])))
-        return pencil_discs(x, y, centers, vectors, infinite=m)
+        return pencil_discs(x, y, centers, vectors, infinite=m, floor=floor)
     eye = MidRad.eye(n)
     x = block([[a - eye, zero, b], [-q, eye - ah, -s], [sh, bh, r_c]])
     y = block([[a + eye, zero, b], [-q, eye + ah, -s], [sh, -bh, r_c]])
     # u alone is the eigenvector of z = ∞, that is s = 1.
     vectors = np.hstack([vectors, np.vstack([np.zeros((2 * n, m)), np.eye(m)])])
-    return pencil_discs(x, y, np.concatenate([centers, np.ones(m)]), vectors)
+    return pencil_discs(x, y, np.concatenate([centers, np.ones(m)]), vectors, floor=floor)
 
 
 def _similar(left: np.ndarray, matrix: MidRad, right: np.ndarray) -> MidRad:

@@ -1,0 +1,89 @@
+"""What an α means: gains and phases of the disk, and what the disk margins of linear and of uncertain loops share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lipctrl.analysis.destabilize import Destabilization
+from lipctrl.analysis.falsify_linear import LinearPolicy
+
+
+@dataclass(frozen=True)
+class DiskEnds:
+    """Two sizes of disks f = (1 + bδ)/(1 - aδ): for δ that are fixed, and for δ that may do anything of that gain.
+
+    Attributes
+    ----------
+    alpha : certified for linear time-invariant δ (uncertain gains, phases, dynamics), one of its own in every channel.
+    alpha_varying : certified for any operators δ of incremental gain ≤ it, nonlinear and time-varying ones included.
+        Not larger than `alpha`. Its scalings are constant, which for that class loses nothing (Shamma 1994).
+    falsified_varying : the smallest α at which linear δ, fixed or periodically varying, were seen to destabilise;
+        NaN: none found.
+    skew : a = (1 + skew)/2, b = (1 - skew)/2.
+    gain_margin : (lower, upper): constant gains strictly between, each channel on its own, are certified by `alpha`.
+    phase_margin : [rad], certified in every channel by `alpha`.
+    frequency : where `alpha` is tightest [rad/s].
+    varying : what destabilises at `falsified_varying`, where it varies in time.
+    """
+
+    alpha: float
+    alpha_varying: float
+    falsified_varying: float
+    skew: float
+    gain_margin: tuple[float, float]
+    phase_margin: float
+    frequency: float
+    varying: Destabilization | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    def _varying_text(self) -> str:
+        """Say what is known of perturbations that vary, where that differs."""
+        if self.alpha_varying >= self.alpha * (1.0 - 1e-5):
+            return ""
+        text = f"; nonlinear and time-varying δ: certified α ≤ {self.alpha_varying:.6g}"
+        return (
+            text if math.isnan(self.falsified_varying) else f"{text}, falsified {self.falsified_varying:.6g}"
+        )
+
+
+def disk_policy(policy: LinearPolicy, delta: LinearPolicy, chosen: tuple[int, ...], a: float) -> LinearPolicy:
+    """Return u = v + w, w = δ(v + a·w) in the chosen channels, v = π(y): the policy behind f = (1 + bδ)/(1 - aδ)."""
+    pick = np.eye(len(policy.d))[list(chosen)]
+    well = np.linalg.inv(np.eye(len(chosen)) - a * delta.d)
+    # q = well·(v + a·C_δξ), w = C_δξ + D_δq, u = v + pickᵀw
+    q_v, q_xi = well @ pick, a * well @ delta.c
+    u_v = np.eye(len(policy.d)) + pick.T @ delta.d @ q_v
+    u_xi = pick.T @ (delta.c + delta.d @ q_xi)
+    zero = np.zeros((len(policy.a), len(delta.a)))
+    return LinearPolicy(
+        np.block([[policy.a, zero], [delta.b @ q_v @ policy.c, delta.a + delta.b @ q_xi]]),
+        np.vstack([policy.b, delta.b @ q_v @ policy.d]),
+        np.hstack([u_v @ policy.c, u_xi]),
+        u_v @ policy.d,
+    )
+
+
+def gain_interval(alpha: float, skew: float) -> tuple[float, float]:
+    """Return the positive gains f around 1 with |f - 1| < α|a f + b|."""
+    a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
+    if math.isinf(alpha):
+        # |a f + b| > 0 is all that is asked.
+        root = -b / a if a != 0.0 else -math.inf
+        return (0.0, math.inf) if root <= 0.0 else ((root, math.inf) if root < 1.0 else (0.0, root))
+    upper = (1.0 + alpha * b) / (1.0 - alpha * a) if alpha * a < 1.0 else math.inf
+    lower = (1.0 - alpha * b) / (1.0 + alpha * a) if alpha * a > -1.0 else 0.0
+    return max(lower, 0.0), upper
+
+
+def phase_of_disk(alpha: float, skew: float) -> float:
+    """Return the largest φ ≤ π with |f - 1| < α|a f + b| for every f = exp(jθ), |θ| < φ."""
+    a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
+    if math.isinf(alpha):
+        return math.pi
+    slope = 2.0 + 2.0 * a * b * alpha**2
+    if slope <= 0.0:
+        return math.pi
+    cosine = (2.0 - alpha**2 * (a**2 + b**2)) / slope
+    return math.acos(min(1.0, max(-1.0, cosine)))

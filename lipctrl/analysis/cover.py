@@ -66,7 +66,7 @@ class _Search:
         self._quarter = (0.25 * _INFLATE) * form.sizes
         self._constant = form.d.ravel()
         squared = float(self._constant.dot(self._constant))
-        self._direct = squared > 0.0 or bool(form.d.any())
+        self._direct = np.count_nonzero(self._constant) > 0
         self._d = math.sqrt(squared + _SQUARE_TINY) if self._direct else 0.0
         # Rounding of a sample at any frequency, and what squares that underflow may hide.
         reach = float(form.sizes.dot(1.0 / self._decay)) + math.sqrt(form.d.size) * self._d
@@ -164,6 +164,8 @@ class _Search:
         steps = _steps(start, growth, max(within[-1] - peak, peak - within[0]))
         more = {*within[1:-1], peak, *(peak + step for step in steps), *(peak - step for step in steps)}
         inner = np.array(sorted(nu for nu in more if within[0] < nu < within[-1]))
+        if not inner.size:
+            return points, values, near
         gains, distances = self._sampled(inner)
         return (
             np.concatenate((points[: low + 1], inner, points[high:])),
@@ -252,6 +254,12 @@ def _steps(start: float, growth: float, reach: float) -> list[float]:
     return [start * growth**k for k in range(math.ceil(math.log(reach / start) / math.log(growth)))]
 
 
+@lru_cache(maxsize=256)
+def _fractions(count: int) -> np.ndarray:
+    """Return 1/count, 2/count, …, 1 as a column."""
+    return np.arange(1, count + 1)[:, None] / count
+
+
 def _mesh(imaginary: np.ndarray, decay: np.ndarray, high: float) -> np.ndarray:
     """Return frequencies from zero to far above all poles, graded around every pole by its decay rate.
 
@@ -268,7 +276,7 @@ def _mesh(imaginary: np.ndarray, decay: np.ndarray, high: float) -> np.ndarray:
     low, top = np.arcsinh(ends, out=ends)
     span = top - low
     count = max(math.ceil(_largest_of(span) / _STEP), 1)
-    grid = np.arange(1, count + 1)[:, None] * (span * (1.0 / count))
+    grid = _fractions(count) * span
     grid += low
     np.sinh(grid, out=grid)
     grid *= _GRADE

@@ -174,3 +174,11 @@ def test_prints_its_units():
     assert "Hz" in text
     assert "dB" in text
     assert float(hinf_norm(1 / (s + 1))) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("dt", [0.1, True])
+def test_a_peak_at_zero_frequency_with_no_room_for_more_samples_beside_it(dt):
+    """A stable double pole through one input: the gain at zero is 5.099, by hand (I - A)⁻¹B = (5, 1)."""
+    norm = hinf_norm(control.ss([[0.9, 0.5], [0.0, 0.9]], [[0.0], [0.1]], np.eye(2), 0.0, dt))
+    assert norm.lower <= math.sqrt(26.0) * (1 + 1e-12)
+    assert math.sqrt(26.0) <= norm.value <= math.sqrt(26.0) * (1 + 1e-8)

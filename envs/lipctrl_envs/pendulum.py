@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from lipctrl_envs.canvas import Canvas
 from lipctrl_envs.lure import LureForm, sine_slopes
 from lipctrl_envs.mechanical import MechanicalPlant
-from lipctrl_envs.signals import Signal, excess, join, physical
+from lipctrl_envs.signals import Columns, Signal, excess, join, physical
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,13 +85,8 @@ class Pendulum(MechanicalPlant):
         return np.array([0.3, 0.3])
 
     def acceleration(
-        self,
-        position: Sequence[Tensor],
-        velocity: Sequence[Tensor],
-        action: Sequence[Tensor],
-        disturbance: Sequence[Tensor] | None,
-        p: Any,
-    ) -> Sequence[Tensor]:
+        self, position: Columns, velocity: Columns, action: Columns, disturbance: Columns | None, p: Any
+    ) -> Columns:
         torque = action[0] if disturbance is None else action[0] + disturbance[0]
         inertia = p.mass * p.length**2
         return [
@@ -218,6 +213,30 @@ def sine_and_cosine(z: np.ndarray) -> np.ndarray:
     return np.stack([np.sin(z[..., 0]), np.cos(z[..., 1]) - 1.0, np.zeros_like(z[..., 2])], axis=-1)
 
 
+def circle_slopes(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Enclose the difference quotients of `sine_and_cosine` between points of [low, high], entry by entry."""
+    zero = np.zeros_like(low[..., 2])
+    sine, cosine = (
+        _cosine_range(low[..., 0], high[..., 0]),
+        _cosine_range(low[..., 1], high[..., 1], math.pi / 2),
+    )
+    return np.stack([sine[0], cosine[0], zero], axis=-1), np.stack([sine[1], cosine[1], zero], axis=-1)
+
+
+def _cosine_range(low: np.ndarray, high: np.ndarray, phase: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Enclose cos(z + phase) for z in [low, high]: its ends, and ±1 where a multiple of π may lie between."""
+    a, b = low + phase, high + phase
+    ends = np.cos(a), np.cos(b)
+    slack = 1e-15 * (1.0 + np.maximum(np.abs(a), np.abs(b)))
+
+    def holds(offset: float) -> np.ndarray:
+        return np.floor((b - offset) / (2.0 * np.pi) + 1e-12) >= np.ceil((a - offset) / (2.0 * np.pi) - 1e-12)
+
+    bottom = np.where(holds(np.pi), -1.0, np.minimum(*ends) - slack)
+    top = np.where(holds(0.0), 1.0, np.maximum(*ends) + slack)
+    return np.maximum(bottom, -1.0), np.minimum(top, 1.0)
+
+
 def circle_form(
     path: tuple[np.ndarray, np.ndarray],
     *,
@@ -252,4 +271,5 @@ def circle_form(
         dt=dt,
         psi=sine_and_cosine,
         note="exact: ψ = (sin, cos - 1) of the angle",
+        psi_slopes=circle_slopes,
     )

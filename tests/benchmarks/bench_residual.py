@@ -22,18 +22,22 @@ from torch import nn
 
 import lipctrl
 import lipctrl_envs
+from lipctrl.analysis import basin, basin_gains
 from lipctrl.runs import StabilityGuarantee, design_policy, output_gain
 from lipctrl.training import (
     APG,
     PPO,
     APGConfig,
     Evaluation,
+    Imitation,
+    ImitationConfig,
     PPOConfig,
     Task,
     evaluate,
     find_task,
     measure_observation_scale,
     split_seed,
+    swing_up_expert,
 )
 from tests.benchmarks.bench_training import learner_of, plain_like
 
@@ -58,6 +62,18 @@ CONFIGS: dict[str, APGConfig] = dict.fromkeys(
 # (iterations, width, depth) where the usual ones gained nothing on tuning seeds.
 SIZES = {"DoublePendulumCart": (60, 32, 2)}
 USUAL_SIZE = (ITERATIONS, 16, 1)
+
+
+# Swing-up: (standard deviation of the torque, half the default's limit for none is disturbed by default; residual
+# gain; width; iterations of imitation, then of analytic policy gradient; box of the basin in rad and rad/s).
+SWING_UPS: dict[str, tuple[float, float, int, int, int, tuple[float, float]]] = {
+    "GymPendulum": (0.5, 40.0, 16, 30, 30, (1.2, 6.0)),
+    "PendulumSwingUp": (1.0, 60.0, 32, 60, 0, (1.2, 6.0)),
+}
+SWING_SCALE = (1.0, 1.0, 4.0)
+REFINE = APGConfig(
+    environments=128, horizon=64, policy_rate=1e-3, value_rate=2e-3, value_epochs=2, value_minibatches=16
+)
 
 
 def _copy(task: Task) -> Task:
@@ -152,6 +168,104 @@ def residual_of(name: str, fast: bool) -> dict[str, Any]:
     }
 
 
+def energy_baseline(plant: Any) -> Any:
+    """Return energy shaping with LQR as a controller of observations (cos θ, sin θ, θ̇)."""
+    expert = swing_up_expert(plant)
+
+    def act(y: np.ndarray) -> np.ndarray:
+        state = np.stack([np.arctan2(y[..., 1], y[..., 0]), y[..., 2]], axis=-1)
+        return expert(torch.as_tensor(state, dtype=torch.float64)).numpy()
+
+    return act
+
+
+def rest_at_goal(policy: lipctrl.ResidualPolicy, goal: np.ndarray) -> None:
+    """Shift the output of a residual so that it vanishes at the observation of the upright, whatever the loop gain."""
+    network: Any = policy.network
+    assert policy.observation_scale is not None
+    with torch.no_grad():
+        network.bias -= network(torch.as_tensor(goal).to(network.bias) / policy.observation_scale)
+
+
+def swing_up_policy(task: Task, gain: np.ndarray, name: str, seed: int, fast: bool) -> lipctrl.ResidualPolicy:
+    """Return u = clip(-K y + φ(y)), φ of a proved gain, taught by energy shaping, then refined by its own cost."""
+    _, bound, width, imitated, refined, _ = SWING_UPS[name]
+    streams = split_seed(seed)
+    torch.manual_seed(streams["network"])
+    network = lipctrl.LipschitzResNet(3, 1, lipschitz=bound, width=width, depth=2)
+    policy = lipctrl.ResidualPolicy(gain, network, SWING_SCALE, task.action_limit)
+    imitation = ImitationConfig(updates=60)
+    trained(Imitation, policy, task, imitation, 2 if fast else imitated, seed, 8 if fast else EPISODES)
+    if refined:
+        trained(APG, policy, task, REFINE, 1 if fast else refined, seed, 8 if fast else EPISODES)
+    rest_at_goal(policy, task.plant.lure_form().y_0)
+    return policy
+
+
+def swing_up_of(name: str, fast: bool) -> dict[str, Any]:
+    """Train residuals that swing up, compare them with LQR and with energy shaping, and prove a basin of each."""
+    settings = SWING_UPS[name]
+    task = find_task(lipctrl_envs.environment_id(name), {"disturbance": settings[0]})
+    plant: Any = task.plant
+    K, limit = output_gain(plant), task.action_limit
+    episodes = 16 if fast else EPISODES
+    lqr = evaluate(lambda y: np.clip(-y @ K.T, -limit, limit), task, episodes=episodes, seed=TEST_SEED)
+    energy = evaluate(energy_baseline(plant), task, episodes=episodes, seed=TEST_SEED)
+    found: list[Evaluation] = []
+    certificates, basins, gains, seconds = [], [], [], []
+    for seed in range(1 if fast else SEEDS):
+        start = time.process_time()
+        policy = swing_up_policy(task, K, name, seed, fast)
+        seconds.append(time.process_time() - start)
+        found.append(evaluate(policy, task, episodes=episodes, seed=TEST_SEED))
+        certificates.append(policy.certificate())
+        if not lipctrl.check(certificates[-1]).ok:
+            raise AssertionError(f"{name}: the certificate of seed {seed} is not proved")
+        basins.append(basin(plant, certificates[-1], settings[5], action_limit=limit))
+        if basins[-1].shape is not None:
+            gains.append(basin_gains(basins[-1]))
+    changes = {}
+    for label, base in (("LQR", lqr), ("energy shaping", energy)):
+        change, error = paired(found, base)
+        changes[label] = f"{100.0 * change / base.cost:.1f} ± {100.0 * error / base.cost:.1f}"
+    extents = (
+        np.degrees(1.0) * np.array([b.extent for b in basins])[:, 0],
+        np.array([b.extent for b in basins])[:, 1],
+    )
+    upright = np.mean([(e.returns > 2.0 * energy.returns.mean()).mean() for e in found])
+    return {
+        "environment": name,
+        "LQR cost": lqr.cost,
+        "energy cost": energy.cost,
+        "certified cost": statistics.mean(e.cost for e in found),
+        "change to LQR %": changes["LQR"],
+        "change to energy %": changes["energy shaping"],
+        "episodes below twice the energy cost": f"{100.0 * upright:.4g} %",
+        "gain bound": max(c.gain for c in certificates),
+        "Lip φ": max(c.radius for c in certificates),
+        "basins proved": f"{sum(b.shape is not None for b in basins)} of {len(basins)}",
+        "basin, least half-widths": f"{extents[0].min():.3g}°, {extents[1].min():.3g} rad/s",
+        "gains that keep half of it": "none"
+        if len(gains) < len(basins)
+        else f"{max(g.lower for g in gains):.3g} … {min(g.upper for g in gains):.3g}",
+        "unstable at": " and ".join(
+            "none found" if None in ends else f"{pick(ends):.3g}"
+            for pick, ends in (
+                (min, [g.unstable_below for g in gains] or [None]),
+                (max, [g.unstable_above for g in gains] or [None]),
+            )
+        ),
+        "seeds": len(found),
+        "CPU-s": statistics.mean(seconds),
+    }
+
+
+def swing_up_everywhere(fast: bool) -> Rows:
+    """Swing-up plants: certified residuals of a large gain against LQR and energy shaping, with a proved basin."""
+    torch.set_num_threads(1)
+    return [swing_up_of(name, fast) for name in SWING_UPS]
+
+
 def residual_everywhere(fast: bool) -> Rows:
     """Every plant: certified residuals (0.8 of the stability radius) against LQR, paired over disturbed episodes."""
     torch.set_num_threads(1)
@@ -215,7 +329,11 @@ def _named(task: Task, bound: float) -> str:
     return f"gain {bound:g}" if task.twin is not None else f"{bound:g} × stability radius"
 
 
-TABLES = {"cost_of_certainty": cost_of_certainty, "residual_everywhere": residual_everywhere}
+TABLES = {
+    "cost_of_certainty": cost_of_certainty,
+    "residual_everywhere": residual_everywhere,
+    "residual_swing_up": swing_up_everywhere,
+}
 
 
 def main(path: Path, names: list[str]) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from lipctrl.analysis.blocks import WorstBlocks, block_diagonal, check_shapes, realized_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
-from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole
-from lipctrl.analysis.loop import NominalLoop, nominal_loop
+from lipctrl.analysis.falsify_linear import STEPS, LinearPolicy, nearest_beyond, unstable_pole
+from lipctrl.analysis.loop import NominalLoop, nominal_loop, real_gain
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.phase import in_hertz
 from lipctrl.analysis.plant import as_realization
@@ -79,7 +79,7 @@ def structured_radius(
     0.4384
     """
     plant = as_realization(sys, "sys")
-    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else np.atleast_2d(np.asarray(gain, float))
+    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else real_gain(gain)
     loop = nominal_loop(plant, -k)
     e = _matrix(left, plant.inputs, None, "left")
     f = _matrix(right, None, plant.outputs, "right")
@@ -106,7 +106,7 @@ def structured_radius(
 
 def _matrix(given: Any, rows: int | None, columns: int | None, name: str) -> np.ndarray:
     size = rows or columns or 0
-    values = np.eye(size) if given is None else np.atleast_2d(np.asarray(given, dtype=np.float64))
+    values = np.eye(size) if given is None else real_gain(given)
     if (
         (rows and values.shape[0] != rows)
         or (columns and values.shape[1] != columns)
@@ -132,15 +132,12 @@ def _destabilization(
         return inner.plus(loop.center)
 
     kind = "a static matrix" if filters.a.size == 0 else "all-pass filters in the blocks"
-    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1):
-        pole = unstable_pole(plant, at(size * (1.0 + step)))
-        if pole is not None:
-            return policy_destabilization(
-                plant,
-                at,
-                size * (1.0 + step),
-                ("perturbation", "", kind),
-                pole,
-                matrix=-block_diagonal(worst.blocks),
-            )
-    return None
+    matrix = -block_diagonal(worst.blocks)
+
+    def attempt(step: float) -> Destabilization | None:
+        value = size * (1.0 + step)
+        pole = unstable_pole(plant, at(value))
+        words = ("perturbation", "", kind)
+        return None if pole is None else policy_destabilization(plant, at, value, words, pole, matrix=matrix)
+
+    return nearest_beyond(attempt, (*STEPS, 0.1))

@@ -19,7 +19,13 @@ from lipctrl.analysis.destabilize import (
     linear_loop,
     oscillation,
 )
-from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole, worst_matrix
+from lipctrl.analysis.falsify_linear import (
+    STEPS,
+    LinearPolicy,
+    nearest_beyond,
+    unstable_pole,
+    worst_matrix,
+)
 from lipctrl.analysis.lag import LagSearch
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
@@ -219,16 +225,18 @@ def _first_unstable(
     plant = loop.plant
     looped = rotated_response(loop, ball.center, chosen, cmath.exp(-1j * omega * delay), omega)
     policy = ball_member(ball, None if looped is None else worst_matrix(looped), omega, 0.0)
-    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3):
+
+    def at(value: float) -> LinearLoop | None:
+        return _pade_loop(plant, policy, chosen, value)
+
+    def attempt(step: float) -> Destabilization | None:
         late = delay * (1.0 + step)
         root = _root(loop, ball, policy, chosen, late, 1j * omega)
-        if root is not None and root.real > 1e-13 * abs(root):
+        if root is None or not root.real > 1e-13 * abs(root):
+            return None
+        return _destabilization("s", late, ball, policy, root, abs(root.imag), at)
 
-            def at(value: float) -> LinearLoop | None:
-                return _pade_loop(plant, policy, chosen, value)
-
-            return _destabilization("s", late, ball, policy, root, abs(root.imag), at)
-    return None
+    return nearest_beyond(attempt, (*STEPS, 0.03, 0.1, 0.3))
 
 
 def _root(

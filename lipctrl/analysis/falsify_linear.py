@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,30 @@ from lipctrl.analysis.ball import IncrementalBall
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
+
+Found = TypeVar("Found")
+# Relative steps beyond a proved end at which a destabilising member is looked for.
+STEPS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+
+def nearest_beyond(attempt: Callable[[float], Found | None], steps: Sequence[float] = STEPS) -> Found | None:
+    """Return what the smallest step found to work gives: steps grow until one works, then the last gap is halved."""
+    failed, found = 0.0, None
+    for working in steps:
+        found = attempt(working)
+        if found is not None:
+            break
+        failed = working
+    if found is None or failed == 0.0:
+        return found
+    while working > 1.1 * failed:
+        middle = math.sqrt(failed * working)
+        nearer = attempt(middle)
+        if nearer is None:
+            failed = middle
+        else:
+            working, found = middle, nearer
+    return found
 
 
 @dataclass(frozen=True)
@@ -219,16 +244,21 @@ def first_falsified(
     form: str,
     end: float,
     frequencies: Iterable[float],
+    *,
+    upward: bool,
 ) -> Falsifier | None:
-    """Return a falsifier with k as near to the certified end as was found, outside [end, 1] (or [1, end])."""
-    upward = end >= 1.0
-    points = tuple(frequencies)
-    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0):
+    """Return a falsifier with k as near to the certified end as was found, above it or below it."""
+    points = list(frequencies)
+
+    def attempt(step: float) -> Falsifier | None:
         k = end * (1.0 + step) if upward else end / (1.0 + step)
         found = falsify_ball(plant, ball, k, form, points)
-        if found is not None:
-            return found
-    return None
+        if found is not None and found.frequency not in points:
+            # Where the pole crossed is the better frequency for a member nearer to the end.
+            points.append(found.frequency)
+        return found
+
+    return nearest_beyond(attempt, (*STEPS, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0))
 
 
 def jacobians(

@@ -236,7 +236,7 @@ def _outside(
         return []
     points = {0.0, plant.highest_frequency} | ({omega} if math.isfinite(omega) else set())
     finite = sorted(w for w in points if math.isfinite(w))
-    found = [first_falsified(plant, ball, form, end, finite)]
+    found = [first_falsified(plant, ball, form, end, finite, upward=upward)]
     found.append(falsify_policy(plant, ball, form, upward=upward))
     return [f for f in found if f is not None]
 

@@ -11,7 +11,14 @@ import numpy as np
 from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.continuation import Path, Quadratic, march
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
-from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole, worst_matrix
+from lipctrl.analysis.falsify_linear import (
+    STEPS,
+    LinearPolicy,
+    all_pass,
+    nearest_beyond,
+    unstable_pole,
+    worst_matrix,
+)
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.verdict import Verdict
@@ -204,23 +211,25 @@ def _first_unstable(
 ) -> Destabilization | None:
     """Return the smallest rotation found beyond the certified one that destabilises a policy of the ball."""
     plant = loop.plant
-    for step in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3):
+
+    def attempt(step: float) -> Destabilization | None:
         turn = angle * (1.0 + step)
         z = np.exp(1j * turn)
         looped = rotated_response(loop, ball.center, chosen, z, omega)
         if looped is None:
-            continue
+            return None
         policy = ball_member(ball, worst_matrix(looped), omega, plant.sample_time)
 
-        def rotated(theta: float, policy: LinearPolicy = policy) -> LinearPolicy:
+        def rotated(theta: float) -> LinearPolicy:
             turned = np.eye(len(chosen)) + (np.exp(1j * theta) - 1.0) * chosen
             return LinearPolicy(policy.a, policy.b, turned @ policy.c, turned @ policy.d)
 
         pole = unstable_pole(plant, rotated(turn))
-        if pole is not None:
-            kind = "a rotation between two copies of the loop, with "
-            kind += "the centre of the ball" if ball.radius == 0.0 else "a linear policy of the ball"
-            return policy_destabilization(
-                plant, rotated, turn, ("phase", "rad", kind), pole, matrix=z * chosen
-            )
-    return None
+        if pole is None:
+            return None
+        kind = "a rotation between two copies of the loop, with "
+        kind += "the centre of the ball" if ball.radius == 0.0 else "a linear policy of the ball"
+        words = ("phase", "rad", kind)
+        return policy_destabilization(plant, rotated, turn, words, pole, matrix=z * chosen)
+
+    return nearest_beyond(attempt, (*STEPS, 0.03, 0.1, 0.3))

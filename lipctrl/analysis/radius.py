@@ -8,7 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from lipctrl.analysis.destabilize import Destabilization, policy_destabilization
-from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass, unstable_pole, worst_matrix
+from lipctrl.analysis.falsify_linear import (
+    LinearPolicy,
+    all_pass,
+    nearest_beyond,
+    unstable_pole,
+    worst_matrix,
+)
 from lipctrl.analysis.hinf import HinfNorm
 from lipctrl.analysis.loop import NominalLoop, nominal_loop, real_gain
 from lipctrl.analysis.midrad import MidRad
@@ -168,10 +174,11 @@ def _scaled_until_unstable(
         return policy.scaled(radius / size).plus(loop.center)
 
     kind = "a constant real matrix" if policy.a.size == 0 else "an all-pass filter"
-    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
-        pole = unstable_pole(plant, at(size * (1.0 + step)))
-        if pole is not None:
-            return policy_destabilization(
-                plant, at, size * (1.0 + step), ("deviation ‖φ‖", "", kind), pole, matrix=matrix
-            )
-    return None
+
+    def attempt(step: float) -> Destabilization | None:
+        value = size * (1.0 + step)
+        pole = unstable_pole(plant, at(value))
+        words = ("deviation ‖φ‖", "", kind)
+        return None if pole is None else policy_destabilization(plant, at, value, words, pole, matrix=matrix)
+
+    return nearest_beyond(attempt)

@@ -232,20 +232,25 @@ def sharp_product(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.n
     bits = (52 - math.ceil(math.log2(max(n, 2)))) // 2
     high_left, rows = _leading(left, bits, axis=1)
     high_right, columns = _leading(right, bits, axis=0)
-    leading = high_left @ high_right
-    rest = high_left @ (right - high_right) + (left - high_left) @ right
-    value = leading + rest
+    value = high_left.dot(right - high_right)
+    value += (left - high_left).dot(right)
+    value += high_left.dot(high_right)
     # Each low part is at most 2^-bits of the largest entry of its row (column).
-    grain = 2.0**-bits * n * rounding(n, False) * 4.0
-    return value, grain * np.outer(rows, columns) + UNIT * (1.0 + 1e-9) * np.abs(value) + 4.0 * n * TINY
+    error = (2.0**-bits * n * rounding(n, False) * 4.0 * rows) * columns
+    error += (UNIT * (1.0 + 1e-9)) * np.abs(value)
+    error += 4.0 * n * TINY
+    return value, error
 
 
 def _leading(values: np.ndarray, bits: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Round to `bits` bits below each row's (column's) next power of two; return it with that power."""
-    peak = np.abs(values).max(axis=axis, initial=0.0)
-    power = np.where(peak > 0.0, np.ldexp(1.0, np.frexp(peak)[1]), 0.0)
-    grid = np.expand_dims(power * (0.75 * 2.0 ** (53 - bits)), axis)
-    return (values + grid) - grid, power
+    """Round to `bits` bits below each row's (column's) next power of two; return it with that power, shaped to fit."""
+    peak = np.maximum.reduce(np.abs(values), axis, keepdims=True, initial=0.0)
+    power = np.ldexp(1.0, np.frexp(peak)[1])
+    power *= peak > 0.0
+    grid = power * (0.75 * 2.0 ** (53 - bits))
+    high = values + grid
+    high -= grid
+    return high, power
 
 
 def equilibrate(matrix: np.ndarray) -> np.ndarray:

@@ -28,6 +28,8 @@ _dgetrf: Any = scipy.linalg.lapack.dgetrf  # pyright: ignore[reportAttributeAcce
 _dgetri: Any = scipy.linalg.lapack.dgetri  # pyright: ignore[reportAttributeAccessIssue]
 # From this size on, a product whose leading part is exact is worth its time.
 _SHARP_FROM = 16
+# Errors of B and C in these coordinates are not divided by the decay, and matter later.
+_SHARP_SIDES_FROM = 40
 _INFLATE = 1.0 + 1e-12
 # Below it lie the squares that underflow, and all that they add up to.
 _SQUARE_TINY = 1e-300
@@ -255,18 +257,19 @@ def _mapped(
 
 def _residues(b: np.ndarray, c: np.ndarray, pairs: int) -> np.ndarray:
     """Return the products of the complex columns of c and rows of b, flattened."""
-    columns = c.T
-    out = np.empty((len(b), c.shape[0], b.shape[1]), np.complex128)
+    outputs, inputs = len(c), b.shape[1]
+    out = np.empty((len(b), outputs, inputs), np.complex128)
     if pairs:
-        v, w, rest = slice(0, pairs), slice(pairs, 2 * pairs), slice(2 * pairs, None)
-        left = columns[v] + 1j * columns[w]
-        right = 0.5 * b[v] - 0.5j * b[w]
-        np.multiply(left[:, :, None], right[:, None, :], out=out[v])
-        np.conjugate(out[v], out=out[w])
-        columns, b, rest = columns[rest], b[rest], out[rest]
-    else:
-        rest = out
-    np.multiply(columns[:, :, None], b[:, None, :], out=rest)
+        # The columns of c and the conjugate rows of b have the same form v + jw.
+        both = np.concatenate((c.T[: 2 * pairs], b[: 2 * pairs]), axis=1)
+        joined = 1j * both[pairs:]
+        joined += both[:pairs]
+        rows = joined[:, None, outputs:].conj()
+        rows *= 0.5
+        np.multiply(joined[:, :outputs, None], rows, out=out[:pairs])
+        np.conjugate(out[:pairs], out=out[pairs : 2 * pairs])
+    if 2 * pairs < len(b):
+        np.multiply(c.T[2 * pairs :, :, None], b[2 * pairs :, None, :], out=out[2 * pairs :])
     return out.reshape(len(out), -1)
 
 
@@ -279,7 +282,7 @@ def _input_rows(b: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray, n
     n, inputs = b.mid.shape
     value = basis.inverse.dot(b.mid)
     norms = np.sqrt(_paired(np.square(value).dot(ones(inputs)), basis.pairs) + _SQUARE_TINY)
-    if n < _SHARP_FROM:
+    if n < _SHARP_SIDES_FROM:
         error = basis.defect.dot(norms)
     else:
         left, right = np.hstack([b.mid, basis.vectors]), np.vstack([np.eye(inputs), -value])
@@ -296,7 +299,7 @@ def _input_rows(b: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray, n
 def _output_columns(c: MidRad, basis: ModalBasis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return CV in real columns, the norms of the columns of pairs, and bounds of their errors."""
     outputs, n = c.mid.shape
-    if n < _SHARP_FROM:
+    if n < _SHARP_SIDES_FROM:
         value = c.mid.dot(basis.vectors)
         error = (rounding(n, False) * _INFLATE) * ones(outputs).dot(np.abs(c.mid)).dot(basis.absolute)
     else:

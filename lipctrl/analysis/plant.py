@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -210,11 +211,13 @@ def _from_system(plant: Any, name: str) -> Realization:
         shapes = ((n, n), (n, plant.ninputs), (plant.noutputs, n), (plant.noutputs, plant.ninputs))
         exact = [plant.A, plant.B, plant.C, plant.D]
         # The common case in few calls; whatever is amiss is named below.
-        if all(type(m) is np.ndarray and m.dtype == np.float64 for m in exact) and (
-            np.isfinite(np.concatenate([m.ravel() for m in exact])).all()
-        ):
-            a, b, c, d = (MidRad(m.reshape(s).copy()) for m, s in zip(exact, shapes, strict=True))
-            return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
+        plain = all(type(m) is np.ndarray and m.dtype == np.float64 for m in exact)
+        if plain and [m.size for m in exact] == [rows * columns for rows, columns in shapes]:
+            flat = np.concatenate([m.ravel() for m in exact])
+            # A sum of squares overflows only where slower checks are affordable.
+            if math.isfinite(flat.dot(flat)):
+                a, b, c, d = _views(flat, shapes)
+                return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
         matrices = []
         for field in ("A", "B", "C", "D"):
             values = np.asarray(getattr(plant, field))
@@ -232,6 +235,15 @@ def _from_system(plant: Any, name: str) -> Realization:
         "control.StateSpace or control.TransferFunction. Linearise a nonlinear system "
         "(control.linearize); identify a model from frequency data"
     )
+
+
+def _views(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[MidRad]:
+    """Return the matrices that follow one another in a vector."""
+    out, start = [], 0
+    for rows, columns in shapes:
+        out.append(MidRad(flat[start : start + rows * columns].reshape(rows, columns)))
+        start += rows * columns
+    return out
 
 
 def _polynomials(num: Any, den: Any, name: str) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:

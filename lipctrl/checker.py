@@ -86,7 +86,7 @@ def _failure(node: Certificate, route: str) -> str | None:
         return f"unknown rule; this lipctrl knows {', '.join(sorted(RULES))}"
     if not math.isfinite(node.gain) or (node.gain < 0.0 and node.claim not in SIGNED_CLAIMS):
         return f"the gain {node.gain} is not a finite non-negative number"
-    if node.region is not None and not _is_box(node):
+    if node.region is not None and not _is_box(*node.region, node.in_features):
         return "the region is not a box of the input space"
     if not underflows_gradually():
         return FLUSHED
@@ -105,7 +105,6 @@ def _failure(node: Certificate, route: str) -> str | None:
     return None
 
 
-def _is_box(node: Certificate) -> bool:
-    lower, upper = node.region  # type: ignore[misc]
-    shapes = lower.shape == upper.shape == (node.in_features,)
+def _is_box(lower: np.ndarray, upper: np.ndarray, size: int) -> bool:
+    shapes = lower.shape == upper.shape == (size,)
     return bool(shapes and np.isfinite(lower).all() and np.isfinite(upper).all() and (lower <= upper).all())

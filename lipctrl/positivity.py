@@ -96,14 +96,14 @@ def _entrywise_residual(blocks: Blocks, factor: Factor, shift: float) -> Fractio
                     term = exact[k, i].T @ exact[k, j]
                     products[i, j] = products[i, j] + term if (i, j) in products else term
     for i, j in products.keys() | blocks.keys():
-        total = blocks.get((i, j))
+        total = blocks[i, j] if (i, j) in blocks else -products.pop((i, j))
         if i == j:
-            total = blocks[i, i] - kind.exact(shift * np.eye(blocks[i, i].shape[0]))
+            total = total - kind.exact(shift * np.eye(total.shape[0]))
         if (i, j) in products:
-            total = -products[i, j] if total is None else total - products[i, j]
-        add(i, total.row_sums())  # type: ignore[union-attr]
+            total = total - products[i, j]
+        add(i, total.row_sums())
         if i != j:
-            add(j, total.T.row_sums())  # type: ignore[union-attr]
+            add(j, total.T.row_sums())
     return max((s for rows in sums.values() for s in rows), default=Fraction(0))
 
 

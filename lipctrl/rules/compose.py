@@ -115,7 +115,10 @@ class Sum(_SameInput):
 
     def apply(self, node: Certificate, x: np.ndarray) -> np.ndarray:
         c = node.weights["coefficients"]
-        return sum(c[i] * evaluate(part, x) for i, part in enumerate(node.parts))  # type: ignore[return-value]
+        y = np.zeros(node.out_features)
+        for k, part in zip(c, node.parts, strict=True):
+            y = y + k * evaluate(part, x)
+        return y
 
 
 def total(*parts: Certificate, coefficients: list[float] | None = None) -> Certificate:

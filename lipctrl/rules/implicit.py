@@ -62,15 +62,14 @@ def _weighted_bound(node: Certificate) -> Fraction:
     """Return the exact l∞ gain bound, or raise when the equation is not proved well posed."""
     eta = [Fraction(float(v)) for v in node.witness["scale"]]
     require(len(eta) == node.weights["bias"].size and min(eta) > 0, "implicit: scale must be positive")
-    worst = None
-    for i, row in enumerate(_fractions(node.weights["state"])):
-        total = row[i] * eta[i] + sum(abs(v) * eta[j] for j, v in enumerate(row) if j != i)
-        ratio = total / eta[i]
-        worst = ratio if worst is None or ratio > worst else worst
-    require(worst is not None and worst < 1, "implicit: the weighted ∞-measure of W is not below 1")
+    worst = max(
+        (row[i] * eta[i] + sum(abs(v) * eta[j] for j, v in enumerate(row) if j != i)) / eta[i]
+        for i, row in enumerate(_fractions(node.weights["state"]))
+    )
+    require(worst < 1, "implicit: the weighted ∞-measure of W is not below 1")
     drive = max(sum(abs(v) for v in row) / eta[i] for i, row in enumerate(_fractions(node.weights["input"])))
     read = max(sum(abs(v) * eta[j] for j, v in enumerate(row)) for row in _fractions(node.weights["output"]))
-    return read * drive / (1 - max(worst, Fraction(0)))  # type: ignore[type-var]
+    return read * drive / (1 - max(worst, Fraction(0)))
 
 
 @register

@@ -15,7 +15,6 @@ import numpy as np
 
 from lipctrl.activations import Activation
 from lipctrl.arithmetic import TINY, UNIT, Enclosure
-from lipctrl.certificate import Certificate
 from lipctrl.rules.backward import Lines, SlopeRule, backward_range, relax
 from lipctrl.rules.base import require
 from lipctrl.rules.lines import ends, outward
@@ -104,6 +103,13 @@ def _relaxed(
     return Zonotope(center.middle(), np.hstack([generators.middle(), new]), remainder)
 
 
+def _activations(graph: Graph) -> list[Activation]:
+    """Return the activations of a graph without nested maps, whose range on a box is not known."""
+    sigmas = [sigma for sigma in graph.nonlinear if isinstance(sigma, Activation)]
+    require(len(sigmas) == len(graph.nonlinear), "a nested map has no range on a box")
+    return sigmas
+
+
 def propagate(
     graph: Graph, region: Interval, *, zonotopes: bool = True, relaxation: SlopeRule | None = None
 ) -> tuple[list[Interval], Interval]:
@@ -117,22 +123,21 @@ def propagate(
     NotProvedError
         When the network holds a nested certified map, or numbers overflow.
     """
-    for part in graph.nonlinear:
-        require(not isinstance(part, Certificate), "a nested map has no range on a box")
+    sigmas = _activations(graph)
     box = outward(*region)
     states = [Enclosure(box.middle()[:, None], box.radius[:, None])]
     sets = [Zonotope(box.middle()[:, None], np.diag(box.radius), np.zeros((len(box.radius), 1)))]
     drives: list[Interval] = []
     symbols = sets[0].generators.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
-        for l, sigma in enumerate(graph.nonlinear):
+        for l, sigma in enumerate(sigmas):
             low, high, drive = _drive(graph, l, states, sets, zonotopes)
             drives.append((low, high))
-            values = value_range(sigma, low, high)  # type: ignore[arg-type]
+            values = value_range(sigma, low, high)
             state = outward(*values)
             states.append(Enclosure(state.middle()[:, None], state.radius[:, None]))
             if zonotopes:
-                sets.append(_advance(sigma, drive, low, high, values, symbols))  # type: ignore[arg-type]
+                sets.append(_advance(sigma, drive, low, high, values, symbols))
                 # A symbol has one meaning in the whole graph: columns are never used twice.
                 symbols = max(symbols, sets[-1].generators.shape[1])
         low, high, _ = _drive(graph, len(graph.nonlinear), states, sets, zonotopes)
@@ -148,6 +153,7 @@ def _sharpened(
     """Intersect ranges of all pre-activations and of the output with those of back-substitution."""
     lines: list[Lines] = []
     out: list[Interval] = []
+    sigmas = _activations(graph)
     for l, (low, high) in enumerate(ranges):
         # The first layer reads the box alone: its range is exact already.
         found = backward_range(graph, l, lines, region) if set(graph.sources[l]) - {0} else (low, high)
@@ -155,8 +161,8 @@ def _sharpened(
         require(np.isfinite(low).all() and np.isfinite(high).all(), "the range on the box overflows float64")
         require((low <= high).all(), "an empty range: the enclosures contradict each other")
         out.append((low, high))
-        if l < len(graph.nonlinear):
-            lines.append(relax(l + 1, graph.nonlinear[l], low, high, relaxation))  # type: ignore[arg-type]
+        if l < len(sigmas):
+            lines.append(relax(l + 1, sigmas[l], low, high, relaxation))
     return out
 
 
@@ -197,7 +203,4 @@ def _advance(
 def local_slopes(graph: Graph, region: Interval, relaxation: SlopeRule | None = None) -> list[Interval]:
     """Return slope intervals of every neuron, proved for inputs from a box."""
     drives, _ = propagate(graph, region, relaxation=relaxation)
-    out = []
-    for sigma, (low, high) in zip(graph.nonlinear, drives, strict=True):
-        out.append(slope_range(sigma, low, high))  # type: ignore[arg-type]
-    return out
+    return [slope_range(sigma, *drive) for sigma, drive in zip(_activations(graph), drives, strict=True)]

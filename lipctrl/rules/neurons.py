@@ -79,31 +79,31 @@ def read_graph(node: Certificate) -> Graph:
         When an array is missing, superfluous, misshapen or not finite.
     """
     specs = node.params.get("activations")
-    require(
-        isinstance(specs, list) and set(node.params) == {"activations"}, "neurons: activations are missing"
-    )
-    count = len(specs)  # type: ignore[arg-type]
+    if not isinstance(specs, list) or set(node.params) != {"activations"}:
+        raise NotProvedError("neurons: activations are missing")
+    count = len(specs)
     sizes, graph = [node.in_features], Graph([], [], [], [], [])
     expected: set[str] = set()
     for l in range(1, count + 2):
         prefix = "output" if l > count else f"layer{l}"
         bias = node.weights.get(f"{prefix}.bias")
-        require(bias is not None and bias.ndim == 1 and bias.size > 0, f"{prefix}.bias is missing")
+        if bias is None or bias.ndim != 1 or bias.size == 0:
+            raise NotProvedError(f"{prefix}.bias is missing")
         sources = {}
         for j in range(min(l, count + 1)):
             weight = node.weights.get(_key(l, j, count))
             if weight is not None:
-                require(weight.shape == (bias.size, sizes[j]), f"{_key(l, j, count)} has the wrong shape")  # type: ignore[union-attr]
+                require(weight.shape == (bias.size, sizes[j]), f"{_key(l, j, count)} has the wrong shape")
                 sources[j] = weight
         arrays = [bias, *sources.values()]
         require(all(np.isfinite(a).all() for a in arrays), f"{prefix} has NaN or inf entries")
         expected |= {f"{prefix}.bias", *(_key(l, j, count) for j in sources)}
         graph.sources.append(sources)
-        graph.biases.append(bias)  # type: ignore[arg-type]
-        sizes.append(bias.size)  # type: ignore[union-attr]
+        graph.biases.append(bias)
+        sizes.append(bias.size)
         if l <= count:
-            _read_activation(node, specs[l - 1], bias.size, graph)  # type: ignore[index,union-attr]
-    used = {spec["part"] for spec in specs if isinstance(spec, dict) and "part" in spec}  # type: ignore[union-attr]
+            _read_activation(node, specs[l - 1], bias.size, graph)
+    used = {spec["part"] for spec in specs if isinstance(spec, dict) and "part" in spec}
     require(used == set(range(len(node.parts))), "neurons: a part that no layer applies")
     require(set(node.weights) == expected, f"neurons: unknown weights {sorted(set(node.weights) - expected)}")
     require(sizes[-1] == node.out_features, "neurons: the output has the wrong dimension")
@@ -270,13 +270,14 @@ def neurons(
     out_features = 0
     for l, layer in enumerate([*layers, output], start=1):
         prefix = "output" if l > len(layers) else f"layer{l}"
-        height = None
         for j, weight in layer.sources.items():
             weights[_key(l, j, len(layers))] = weight
-            height = np.asarray(weight).shape[0]
-        if layer.bias is None and height is None:
+        if layer.bias is not None:
+            bias = np.asarray(layer.bias)
+        elif layer.sources:
+            bias = np.zeros(np.asarray(next(iter(layer.sources.values()))).shape[0])
+        else:
             raise ValueError(f"{prefix} has neither a source nor a bias")
-        bias = np.zeros(height) if layer.bias is None else np.asarray(layer.bias)  # type: ignore[arg-type]
         weights[f"{prefix}.bias"] = bias
         out_features = bias.shape[0]
         if isinstance(layer, Layer):

@@ -1,12 +1,15 @@
 """Lipschitz bounds of networks that lipctrl did not build: certificates from above, ascent from below."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lipctrl.bounds.certification import certify, read_network
 from lipctrl.bounds.graph import Network, UnsupportedOperationError
 from lipctrl.bounds.lower import lipschitz_lower_bound
 from lipctrl.bounds.ranges import output_range
+
+if TYPE_CHECKING:
+    from lipctrl.bounds.sketched import SketchedLMI, sketched_lmi_penalty
 
 __all__ = [
     "certify",
@@ -15,8 +18,8 @@ __all__ = [
     "read_network",
     "Network",
     "UnsupportedOperationError",
-    "SketchedLMI",  # pyright: ignore[reportUnsupportedDunderAll]
-    "sketched_lmi_penalty",  # pyright: ignore[reportUnsupportedDunderAll]
+    "SketchedLMI",
+    "sketched_lmi_penalty",
 ]
 
 

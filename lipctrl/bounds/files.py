@@ -99,13 +99,12 @@ def read_onnx(path: Path) -> Network:
         When `onnx` is not installed (extra "onnx").
     """
     import onnx
+    from google.protobuf.message import DecodeError
     from onnx import numpy_helper
 
     try:
         model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # protobuf's DecodeError has no public name that lasts
+    except (DecodeError, onnx.checker.ValidationError) as error:
         raise ValueError(f"{path} is not an ONNX model: {error}") from error
     graph = model.graph
     values: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}

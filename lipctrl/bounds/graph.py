@@ -21,6 +21,15 @@ class UnsupportedOperationError(ValueError):
     """A network holds an operation for which there is no rule; the message names it."""
 
 
+def activation_of(layer: Layer) -> Activation:
+    """Return the activation of a layer that a `Builder` made, which never nests another map."""
+    if not isinstance(layer.activation, Activation):
+        raise TypeError(
+            f"the activation is {layer.activation!r}; expected an Activation, as a Builder makes them"
+        )
+    return layer.activation
+
+
 @dataclass(frozen=True)
 class Network:
     """Layers l = 1..K that read earlier layers (0 is the input), and the read-out."""
@@ -37,14 +46,14 @@ class Network:
     @property
     def neurons(self) -> int:
         """Return the number of neurons of layers that are not affine."""
-        return sum(len(np.asarray(l.bias)) for l in self.layers if l.activation.name != "identity")  # type: ignore[union-attr]
+        return sum(len(np.asarray(l.bias)) for l in self.layers if activation_of(l).name != "identity")
 
     def __call__(self, x: Any) -> np.ndarray:
         """Run the network in float64: (..., in_features) to (..., out_features)."""
         z = [np.asarray(x, dtype=np.float64)]
         for layer in self.layers:
             v = layer.bias + sum(z[j] @ w.T for j, w in layer.sources.items())
-            z.append(layer.activation.value(v))  # type: ignore[union-attr]
+            z.append(activation_of(layer).value(v))
         return self.output.bias + sum(z[j] @ w.T for j, w in self.output.sources.items())
 
 

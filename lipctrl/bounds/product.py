@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl import rules
-from lipctrl.bounds.graph import Network
+from lipctrl.bounds.graph import Network, activation_of
 from lipctrl.certificate import Certificate
 from lipctrl.rules import Layer, Output
 from lipctrl.rules.network import is_affine, network
@@ -84,7 +84,7 @@ def _segment(given: Network, first: int, last: int, norm: str) -> Certificate:
         if is_affine(layer):
             values[l] = affine
         else:
-            sigma = rules.elementwise(layer.activation, len(layer.bias), norm=norm)  # type: ignore[arg-type]
+            sigma = rules.elementwise(activation_of(layer), len(layer.bias), norm=norm)
             values[l] = _then(affine, sigma)
     if last <= count:
         return values[last] or rules.identity(size, norm=norm)

@@ -41,7 +41,7 @@ class _Increments(fx.Interpreter):
         if n not in self.specs:
             return super().run_node(n)
         sigma = activation(self.specs[n])
-        drive = self.env[n.args[0] if n.args else n.kwargs["input"]]  # type: ignore[index]
+        drive = self.env[n.all_input_nodes[0]]
         place = len(self.drives)
         self.drives.append(drive)
         q = self.remainders[place] if self.remainders else torch.zeros_like(drive)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -116,24 +117,28 @@ def module_activation(module: nn.Module) -> Spec | None:
     UnsupportedOperationError
         For an activation with parameters that have no rule.
     """
-    if declares_activation(module):
-        return module.spec  # type: ignore[return-value]
+    declared = declared_activation(module)
+    if declared is not None:
+        return declared
     kind = kind_of(module)
     if kind in _PLAIN_MODULES:
         return _PLAIN_MODULES[kind]
     if kind is nn.LeakyReLU:
-        return {"name": "leaky_relu", "slope": float(module.negative_slope)}  # type: ignore[arg-type]
+        return {"name": "leaky_relu", "slope": setting(module, "negative_slope")}
     if kind is nn.Softshrink:
-        return {"name": "soft_threshold", "threshold": float(module.lambd)}  # type: ignore[arg-type]
+        return {"name": "soft_threshold", "threshold": setting(module, "lambd")}
     if kind is nn.ELU:
-        alpha = float(module.alpha)  # type: ignore[arg-type]
+        alpha = setting(module, "alpha")
         return "elu" if alpha == 1.0 else {"name": "elu", "alpha": alpha}
     if kind in (nn.Hardtanh, nn.ReLU6):
-        low, high = float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
+        low, high = setting(module, "min_val"), setting(module, "max_val")
         return "hardtanh" if (low, high) == (-1.0, 1.0) else {"name": "clip", "lower": low, "upper": high}
     standard: dict[type, tuple[str, Callable[[], bool]]] = {
         nn.GELU: ("gelu", lambda: module.approximate == "none"),
-        nn.Softplus: ("softplus", lambda: float(module.beta) == 1.0 and float(module.threshold) >= 20.0),  # type: ignore[arg-type]
+        nn.Softplus: (
+            "softplus",
+            lambda: setting(module, "beta") == 1.0 and setting(module, "threshold") >= 20.0,
+        ),
     }
     if kind not in standard:
         return None
@@ -148,9 +153,15 @@ def kind_of(module: nn.Module) -> type:
     return type_before_parametrizations(module)
 
 
-def declares_activation(module: nn.Module) -> bool:
-    """Tell whether a module is an activation of lipctrl, which declares what it computes."""
-    return type(module).__module__.startswith("lipctrl.") and isinstance(getattr(module, "spec", None), dict)
+def declared_activation(module: nn.Module) -> dict[str, Any] | None:
+    """Return what an activation of lipctrl declares that it computes, None for any other module."""
+    spec = getattr(module, "spec", None)
+    return spec if type(module).__module__.startswith("lipctrl.") and isinstance(spec, dict) else None
+
+
+def setting(module: nn.Module, name: str) -> float:
+    """Return a number among the attributes of a module, which torch does not declare for every class."""
+    return float(getattr(module, name))
 
 
 def call_activation(target: Any, rest: list[Any], kwargs: dict[str, Any]) -> Spec | None:
@@ -180,7 +191,9 @@ def current_weight(part: nn.Module) -> torch.Tensor:
             return hook.compute_weight(part)
         if isinstance(hook, SpectralNorm) and hook.name == "weight":
             return hook.compute_weight(part, do_power_iteration=False)
-    return part.weight  # type: ignore[return-value]
+    if not isinstance(part.weight, torch.Tensor):
+        raise UnsupportedOperationError(f"the weight of {type(part).__name__} is not a tensor")
+    return part.weight
 
 
 def numbers(tensor: Any) -> np.ndarray:
@@ -195,7 +208,7 @@ def numbers(tensor: Any) -> np.ndarray:
 def folded_batch_norm(part: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """Return (factor, shift) of a batch normalisation in evaluation mode, factors rounded to float64."""
     mean, variance = numbers(part.running_mean), numbers(part.running_var)
-    factor = 1.0 / np.sqrt(variance + float(part.eps))  # type: ignore[arg-type]
+    factor = 1.0 / np.sqrt(variance + setting(part, "eps"))
     shift = -mean * factor
     if part.weight is not None:
         weight = numbers(part.weight)
@@ -221,8 +234,8 @@ def lowered(part: nn.Module, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nda
     weight = current_weight(part).detach().to("cpu", torch.float64) if hasattr(part, "weight") else None
 
     def respond(x: torch.Tensor) -> torch.Tensor:
-        if weight is not None:
-            return part._conv_forward(x, weight, None)  # type: ignore[operator]
+        if weight is not None and isinstance(part, _ConvNd):
+            return part._conv_forward(x, weight, None)
         return part(x)
 
     with torch.no_grad():

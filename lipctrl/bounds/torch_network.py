@@ -28,7 +28,7 @@ from lipctrl.bounds.torch_modules import (
     SHAPED,
     call_activation,
     current_weight,
-    declares_activation,
+    declared_activation,
     evaluation_mode,
     folded_batch_norm,
     kind_of,
@@ -36,6 +36,7 @@ from lipctrl.bounds.torch_modules import (
     module_activation,
     numbers,
     refuse_what_runs_otherwise,
+    setting,
 )
 
 # Modules that do nothing to a vector of features in evaluation mode.
@@ -66,7 +67,7 @@ class _Tracer(fx.Tracer):
     """Keeps modules that declare their activation whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return declares_activation(m) or super().is_leaf_module(m, module_qualified_name)
+        return declared_activation(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
 def traced(module: nn.Module) -> fx.Graph:
@@ -318,11 +319,12 @@ class _Reader:
             raise _refuse(node, "a concatenation with a constant")
         sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
         shapes = [self.shapes.get(v) for v in sources]
-        if any(shapes):
+        known = [s for s in shapes if s]
+        if known:
             # Flattened, channels lie one after the other: only along them is a concatenation one of the vectors.
             if axis != 1 or len({s and s[1:] for s in shapes}) > 1:
                 raise _refuse(node, f"a concatenation of values of the shapes {shapes} along axis {axis}")
-            self.shapes[node] = (sum(s[0] for s in shapes if s), *shapes[0][1:])  # type: ignore[index]
+            self.shapes[node] = (sum(s[0] for s in known), *known[0][1:])
         return self.builder.concat(parts)
 
     def _arithmetic(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Expression:
@@ -430,7 +432,7 @@ def _graph_input_size(module: nn.Module, graph: fx.Graph) -> int:
                 if isinstance(part, nn.Linear):
                     return part.in_features
                 if kind_of(part) in BATCH_NORMS:
-                    return int(part.num_features)  # type: ignore[arg-type]
+                    return int(setting(part, "num_features"))
                 plain = isinstance(part, (*_NEUTRAL, nn.Flatten, nn.PReLU, *COMPOSED_MODULES))
                 if kind_of(part) in SHAPED:
                     raise _refuse(user, f"{kind_of(part).__name__} needs input_shape=(channels, ...)")

@@ -1,0 +1,286 @@
+"""What the robustness tables measure: policies with and without a bound, trained alike, then disturbed in many ways."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import lipctrl
+from lipctrl.runs.design import output_gain
+from lipctrl.training import PPO, Imitation, evaluate, find_task, make_simulator, split_seed, worst_case
+from lipctrl.training.experts import Expert
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One environment: who trains in it, for how long, and what it is tried under.
+
+    Every policy is u = f(y), certified or a multilayer perceptron. PPO chooses its own gain, from nothing but the
+    environment's reward. Imitation has a teacher of four times the LQR gain, saturated: undisturbed about as good as
+    LQR itself, so that nothing in training warns of it. `bounds` are l2 gains of the whole policy in action units over
+    observation units, limits counted: multiples of the LQR gain where `against_lqr`. Noise and attacks are in units of
+    `observation_sizes`. `name` is what tables and curves call it.
+    """
+
+    name: str
+    env_id: str
+    algorithm: str
+    steps: int
+    bounds: tuple[float, ...]
+    noise: tuple[float, ...]
+    attacks: tuple[float, ...]
+    delays: tuple[int, ...]
+    gains: tuple[float, ...] = (0.5, 2.0, 4.0)
+    discount: float | None = None
+    against_lqr: bool = True
+
+
+TEACHER_GAIN = 4.0
+_PLANT: Row = {"bounds": (1.0, 2.0), "noise": (0.25, 0.5, 1.0), "attacks": (0.2, 0.5)}
+_IMITATED: Row = {**_PLANT, "algorithm": "imitation", "steps": 64_000, "delays": (1, 2, 4)}
+# Discount 0.99: at PPO's default of 0.95 these plants, sampled at 20 to 50 Hz, would look 0.4 to 1 s ahead.
+_REINFORCED: Row = {**_PLANT, "algorithm": "ppo", "steps": 400_000, "discount": 0.99}
+SETTINGS = (
+    Setting("MassSpringChain-v0", "lipctrl/MassSpringChain-v0", delays=(2, 4, 8), **_REINFORCED),
+    Setting(
+        "TwoMassDrive-v0", "lipctrl/TwoMassDrive-v0", delays=(2, 4, 8), **{**_REINFORCED, "steps": 1_000_000}
+    ),
+    Setting("LateralVehicle-v0, PPO", "lipctrl/LateralVehicle-v0", delays=(1, 2, 4), **_REINFORCED),
+    Setting(
+        "GymPendulum-v1",
+        "lipctrl/GymPendulum-v1",
+        algorithm="ppo",
+        steps=400_000,
+        bounds=(10.0, 14.0, 20.0),
+        noise=(0.1, 0.2, 0.3, 0.5),
+        attacks=(0.05, 0.11, 0.15),
+        delays=(1, 2, 3),
+        against_lqr=False,
+    ),
+    Setting("LateralVehicle-v0", "lipctrl/LateralVehicle-v0", **_IMITATED),
+    Setting("SpinningSatellite-v0", "lipctrl/SpinningSatellite-v0", **_IMITATED),
+)
+HORIZON = 200
+EPISODES = 32
+LOOKAHEAD = 6
+# Share of the bound that a policy starts with; it learns how much of the bound to use.
+INITIAL_FRACTION = 0.3
+
+
+class PlainPolicy(nn.Module):
+    """u = MLP(y): two hidden layers of ReLU, the last layer small at first, the command limited as the actuator is."""
+
+    def __init__(self, observations: int, actions: int, width: int, limit: Any) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Linear(observations, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, actions),
+        )
+        with torch.no_grad():
+            self.network[-1].weight.mul_(0.1)  # type: ignore[operator]
+        self.limit: Tensor
+        self.register_buffer("limit", torch.as_tensor(limit, dtype=torch.float32))
+
+    def forward(self, y: Tensor) -> Tensor:
+        command = self.network(y)
+        # In training the environment limits: a clip here would hide the gradient.
+        return command if self.training else torch.clamp(command, -self.limit, self.limit)
+
+
+@lru_cache(maxsize=8)
+def lqr(env_id: str) -> np.ndarray:
+    """Return the LQR gain K (m, p) on observations."""
+    return output_gain(find_task(env_id).plant)
+
+
+@lru_cache(maxsize=8)
+def observation_sizes(setting: Setting) -> tuple[float, ...]:
+    """Return the unit of noise and attacks: root mean squares along LQR trajectories, or one observation unit."""
+    task = find_task(setting.env_id)
+    if not setting.against_lqr:
+        return (1.0,) * task.observation_size
+    simulator = make_simulator(task, 64, 12345)
+    gain, squares = torch.as_tensor(lqr(setting.env_id), dtype=torch.float32), 0.0
+    for _ in range(HORIZON):
+        squares = squares + simulator.observation.square().mean(0)
+        simulator.step(-simulator.observation @ gain.mT)
+    return tuple((squares / HORIZON).sqrt().tolist())  # type: ignore[union-attr]
+
+
+def physical(setting: Setting, bound: float) -> float:
+    """Return a bound in action units over observation units."""
+    return bound * float(np.linalg.norm(lqr(setting.env_id), 2)) if setting.against_lqr else bound
+
+
+def teacher(setting: Setting) -> Expert:
+    """Return the saturated law of too much gain, u = clip(-4 K x); these plants observe their states."""
+    plant: Any = find_task(setting.env_id).plant
+    gain = TEACHER_GAIN * torch.as_tensor(lqr(setting.env_id))
+    return lambda state: plant.saturate(-state @ gain.to(state).mT)
+
+
+def certified_policy(setting: Setting, bound: float, width: int, seed: int) -> Any:
+    """Return a new policy whose certified gain never exceeds its bound, in physical units."""
+    task = find_task(setting.env_id)
+    torch.manual_seed(split_seed(seed)["network"])
+    network = lipctrl.LipschitzResNet(
+        task.observation_size,
+        task.action_size,
+        lipschitz=physical(setting, bound),
+        width=width,
+        depth=2,
+        trainable_lipschitz=True,
+        initial_factor=INITIAL_FRACTION,
+    )
+    return lipctrl.LipschitzPolicy(network, None, task.action_limit)
+
+
+def plain_policy(setting: Setting, parameters: int, seed: int) -> PlainPolicy:
+    """Return an unconstrained network with as many parameters as fit in `parameters`."""
+    task = find_task(setting.env_id)
+    torch.manual_seed(split_seed(seed)["network"])
+    p, m = task.observation_size, task.action_size
+    # width² + (p + m + 2) width + m parameters.
+    linear = p + m + 2
+    width = int((math.sqrt(linear**2 + 4.0 * (parameters - m)) - linear) / 2.0)
+    return PlainPolicy(p, m, width, task.action_limit)
+
+
+def measured_gain(policy: PlainPolicy, setting: Setting) -> float:
+    """Return the largest slope of a plain network that was met on its own closed loop (a lower bound of its gain)."""
+    simulator = make_simulator(find_task(setting.env_id), 64, 12345)
+    seen = []
+    with torch.no_grad():
+        for _ in range(HORIZON):
+            seen.append(simulator.observation)
+            simulator.step(policy(simulator.observation))
+    slope = torch.vmap(torch.func.jacrev(policy.network))(torch.cat(seen))
+    return float(torch.linalg.matrix_norm(slope.detach(), 2).max())
+
+
+def trained(setting: Setting, policy: Any, steps: int, environments: int | None, seed: int) -> float:
+    """Train a policy in place; return the CPU-seconds that it took."""
+    task, streams = find_task(setting.env_id), split_seed(seed)
+    kind: Any = {"ppo": PPO, "imitation": Imitation}[setting.algorithm]
+    chosen: Row = {"environments": environments, "discount": setting.discount}
+    config = kind.Config(**{name: value for name, value in chosen.items() if value is not None})
+    simulator = make_simulator(task, config.environments, streams["simulator"])
+    last: Any = torch.as_tensor(task.action_limit.copy()) if kind is PPO else teacher(setting)
+    learner = kind(policy, simulator, config, streams, last)
+    iterations = math.ceil(steps / learner.steps_per_iteration)
+    policy.train()
+    start = time.process_time()
+    for i in range(iterations):
+        learner.iterate(i / iterations)
+    policy.eval()
+    return time.process_time() - start
+
+
+def train_and_test(arguments: tuple[Setting, float | None, int, bool]) -> list[Row]:
+    """Train one policy (bound None: plain) and evaluate it under every condition; runs in a worker process."""
+    setting, bound, seed, fast = arguments
+    torch.set_num_threads(1)
+    certified = certified_policy(setting, bound or 1.0, 8 if fast else 32, seed)
+    size = sum(p.numel() for p in certified.parameters())
+    policy: Any = certified if bound is not None else plain_policy(setting, size, seed)
+    steps, environments = (4_000, 32) if fast else (setting.steps, None)
+    seconds = trained(setting, policy, steps, environments, seed)
+    if bound is None:
+        gain = measured_gain(policy, setting)
+    else:
+        certificate = policy.certificate()
+        report, gain = lipctrl.check(certificate), certificate.gain
+        if not report.ok or gain > physical(setting, bound) * (1.0 + 1e-3):
+            raise AssertionError(f"the certificate does not prove {bound}: {report}")
+    known = {
+        "environment": setting.name,
+        "policy": label(setting, bound),
+        "seed": seed,
+        "gain": gain,
+        "parameters": sum(p.numel() for p in policy.parameters()),
+        "seconds": seconds,
+    }
+    return [{**known, **row} for row in conditions(policy, setting, fast)]
+
+
+def conditions(policy: Any, setting: Setting, fast: bool) -> Iterator[Row]:
+    """Yield the mean return under each condition, over the same unseen starts."""
+    sizes = observation_sizes(setting)
+    options: Row = {"episodes": 4 if fast else EPISODES, "env_options": {"horizon": 20 if fast else HORIZON}}
+    many: slice = slice(-1, None) if fast else slice(None)
+
+    def row(condition: str, level: float, **change: Any) -> Row:
+        found = evaluate(policy, setting.env_id, **change, **options)
+        failed = float(found.terminated.mean())
+        return {
+            "condition": condition,
+            "level": level,
+            "return": found.mean,
+            "failed": failed,
+            "adversary": "",
+        }
+
+    yield row("nominal", 0.0)
+    for size in setting.noise[many]:
+        yield row("noise", size, observation_noise=size * np.asarray(sizes))
+    for delay in setting.delays[many]:
+        yield row("delay", delay, delay=delay)
+    for gain in setting.gains[many]:
+        yield row("gain", gain, gain_scale=gain)
+    for size in setting.attacks[many]:
+        worst = worst_case(
+            policy, setting.env_id, size, scale=sizes, waves=4 if fast else 24, lookahead=LOOKAHEAD, **options
+        )
+        for name, found in worst.evaluations.items():
+            if name != "nothing":
+                yield {
+                    "condition": f"attack: {name}",
+                    "level": size,
+                    "return": found.mean,
+                    "failed": float(found.terminated.mean()),
+                    "adversary": name,
+                }
+        yield {
+            "condition": "attack",
+            "level": size,
+            "return": worst.worst.mean,
+            "failed": float(worst.worst.terminated.mean()),
+            "adversary": worst.name,
+        }
+
+
+def label(setting: Setting, bound: float | None) -> str:
+    if bound is None:
+        return "MLP"
+    return f"certified L ≤ {bound:g}" + (" × LQR" if setting.against_lqr else "")
+
+
+def measure(fast: bool, workers: int, done: set[tuple[str, str, int]]) -> Iterator[list[Row]]:
+    """Yield the rows of every policy that is not in `done`, as they come."""
+    jobs = [
+        (setting, bound, seed, fast)
+        for seed in range(1 if fast else 3)
+        for setting in SETTINGS
+        for bound in (None, *(setting.bounds[:1] if fast else setting.bounds))
+        if (setting.name, label(setting, bound), seed) not in done
+    ]
+    # Fresh processes: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for future in as_completed([pool.submit(train_and_test, job) for job in jobs]):
+            yield future.result()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +21,8 @@ from lipctrl.certificate import Certificate
 
 # Rows up to which the structured inequality is tried unasked; beyond, it takes many seconds.
 _STRUCTURED_ROWS = 80
+# Neurons up to which another centre is searched unasked: six inequalities, about a second together.
+_CENTRE_NEURONS = 36
 # Channels up to which classical margins are added: each costs norms of its own.
 _CLASSICAL_CHANNELS = 3
 # States up to which the phase margin is added unasked.
@@ -45,8 +49,9 @@ def analyze(
         `linearize()` (also behind `.unwrapped`).
     policy : policy object with `.certificate()`, `Certificate`, or `IncrementalBall`. Positive feedback: the
         policy carries its sign.
-    structured : whether to try the inequality over the policy's own neurons: "auto" tries it for small
-        networks when the ball test does not decide.
+    structured : whether to use the policy's own neurons: "auto" does so for small networks when the ball of the
+        certificate does not prove the loop. First another centre K₀ with a proved radius is searched (at most 36
+        neurons, cvxpy installed; the report then speaks of that ball), then the inequality over the neurons.
     margins : whether to compute the gain margins with their falsifiers, for small loops the phase margin, and the
         classical margins; "all" adds the incremental phase, delay and disk margins, which can take seconds.
 
@@ -73,8 +78,19 @@ def analyze(
     loop = nominal_loop(system, ball.center)
     ball_test = judge_ball(loop, ball)
     tests = [_ball_result(ball, ball_test), *_small_gain(system, ball)]
+    described_policy = str(ball)
+    moved = _moved(structured, system, policy, ball_test)
+    if moved is not None:
+        ball, ball_test = moved
+        loop = ball_test.loop
+        tests.append(
+            replace(_ball_result(ball, ball_test), name="incremental ball around the best centre found")
+        )
+        described_policy = f"{ball} (K₀ and the radius were found from the policy's neurons)"
+    by_neurons = None
     if _wants_structured(structured, policy, ball_test, system):
-        tests.append(_structured(system, policy))
+        by_neurons = _structured(system, policy)
+        tests.append(by_neurons)
     chosen = _decisive(tests)
     certified = ball_test.verdict is Verdict.CERTIFIED
     norm = ball_test.norm
@@ -84,7 +100,7 @@ def analyze(
         verdict=chosen.verdict,
         scope=(*scope, *chosen.scope),
         plant=described,
-        policy=str(ball),
+        policy=described_policy,
         ball=ball,
         loop=loop,
         hinf=norm,
@@ -94,7 +110,9 @@ def analyze(
         if residual and margins
         else None,
         stability_radius=_radius(norm.value) if stable else None,
-        extras=_classical(loop, ball) if margins else {},
+        extras={**_classical(loop, ball), **_by_neurons(system, policy, by_neurons, certified)}
+        if margins
+        else {},
         **(_turned(system, ball, margins == "all") if certified and margins else {}),
     )
 
@@ -165,11 +183,41 @@ def _small_gain(system: Realization, ball: IncrementalBall) -> Iterator[TestResu
 def _wants_structured(structured: bool | str, policy: Any, test: BallTest, system: Realization) -> bool:
     if structured != "auto":
         return bool(structured)
-    if test.verdict is not Verdict.INCONCLUSIVE or isinstance(policy, IncrementalBall) or system.D.any():
+    if not _undecided(policy, test) or system.D.any():
         return False
+    return system.states + _neurons(policy) <= _STRUCTURED_ROWS
+
+
+def _undecided(policy: Any, test: BallTest) -> bool:
+    """Whether the ball left open what the policy's own neurons may decide: a centre may be wrong, or not stated."""
+    open_ended = test.verdict in (Verdict.INCONCLUSIVE, Verdict.NOMINALLY_UNSTABLE)
+    return open_ended and not isinstance(policy, IncrementalBall)
+
+
+def _neurons(policy: Any) -> int:
     graphs = importlib.import_module("lipctrl.analysis.policy_graph")
     source = policy if isinstance(policy, Certificate) else policy.certificate()
-    return system.states + graphs.policy_graph(source).neurons <= _STRUCTURED_ROWS
+    return graphs.policy_graph(source).neurons
+
+
+def _moved(
+    structured: bool | str, system: Realization, policy: Any, test: BallTest
+) -> tuple[IncrementalBall, BallTest] | None:
+    """Return a ball around another centre that certifies a small policy whose own ball does not, or None."""
+    if structured is False or not _undecided(policy, test) or importlib.util.find_spec("cvxpy") is None:
+        return None
+    if _neurons(policy) > _CENTRE_NEURONS:
+        return None
+    found = importlib.import_module("lipctrl.analysis.recentre").best_ball(system, policy)
+    return found if found[1].verdict is Verdict.CERTIFIED else None
+
+
+def _by_neurons(system: Realization, policy: Any, test: TestResult | None, certified: bool) -> dict[str, Any]:
+    """Return the gain margin of a loop that only the structured inequality certifies."""
+    if certified or test is None or test.verdict is not Verdict.CERTIFIED:
+        return {}
+    margin = importlib.import_module("lipctrl.analysis.structured").structured_gain_margin(system, policy)
+    return {"incremental gain margin from the policy's own neurons, whole policy k·π": margin}
 
 
 def _structured(system: Realization, policy: Any) -> TestResult:

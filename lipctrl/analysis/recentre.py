@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix
 from lipctrl.analysis.structured import UNSATURATED
 from lipctrl.arithmetic import Enclosure
 from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
+
+
+class NoBallError(ValueError):
+    """No ball around a policy was proved; nothing is wrong with the policy's data."""
 
 
 def recentred_ball(policy: Any, *, center: Any = None) -> IncrementalBall:
@@ -66,7 +71,7 @@ def recentred_ball(policy: Any, *, center: Any = None) -> IncrementalBall:
     matrix = cp.bmat([[0.5 * (total + total.T), out.T], [out, np.eye(m)]])
     problem = cp.Problem(cp.Minimize(level), [matrix >> 1e-9 * np.eye(p + h + m)])
     if not solved(problem) or lam.value is None:
-        raise ValueError("the search found no ball; expected a policy with slope-restricted neurons")
+        raise NoBallError("the search found no ball; expected a policy with slope-restricted neurons")
     chosen = k0 if center is not None else np.asarray(k0.value)
     multipliers = np.maximum(lam.value, 0.0)[graph.owner] if h else np.zeros(0)
     radius = _proved_radius(graph, chosen, multipliers, math.sqrt(max(float(level.value), 0.0)))
@@ -95,7 +100,9 @@ def _proved_radius(graph: PolicyGraph, center: np.ndarray, multipliers: np.ndarr
         except NotProvedError:
             continue
         return trial
-    raise ValueError("a ball was found but not proved; scale the observations so that gains are of order one")
+    raise NoBallError(
+        "a ball was found but not proved; scale the observations so that gains are of order one"
+    )
 
 
 def best_centre(plant: Any, policy: Any) -> BallTest:
@@ -103,9 +110,25 @@ def best_centre(plant: Any, policy: Any) -> BallTest:
 
     Every candidate ball is proved to hold the policy, so the best verdict is a verdict. Sign: u = π(y).
     """
+    return best_ball(plant, policy)[1]
+
+
+def best_ball(plant: Any, policy: Any) -> tuple[IncrementalBall, BallTest]:
+    """Return the ball of `best_centre` beside its test; a centre around which no ball is proved is no candidate."""
     own = as_ball(policy)
-    tight = recentred_ball(policy)
-    candidates = [own, tight, recentred_ball(policy, center=own.center)]
-    for weight in (0.25, 0.5, 0.75):
-        candidates.append(recentred_ball(policy, center=weight * own.center + (1.0 - weight) * tight.center))
-    return max((ball_test(plant, ball) for ball in candidates), key=lambda test: (test.margin, -test.radius))
+    balls = [own]
+    tight = _proved_ball(policy, None)
+    if tight is not None:
+        weights = (0.25, 0.5, 0.75, 1.0)
+        centres = [weight * own.center + (1.0 - weight) * tight.center for weight in weights]
+        found = [tight, *(_proved_ball(policy, centre) for centre in centres)]
+        balls += [replace(ball, gain=own.gain) for ball in found if ball is not None]
+    tests = [(ball, ball_test(plant, ball)) for ball in balls]
+    return max(tests, key=lambda pair: (pair[1].margin, -pair[1].radius))
+
+
+def _proved_ball(policy: Any, centre: np.ndarray | None) -> IncrementalBall | None:
+    try:
+        return recentred_ball(policy, center=centre)
+    except NoBallError:
+        return None

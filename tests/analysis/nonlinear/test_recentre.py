@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lipctrl import rules
-from lipctrl.analysis import as_ball, ball_test
+from lipctrl.analysis import analyze, as_ball, ball_test
 from lipctrl.analysis.linearize import sampled_linearization
 from lipctrl.analysis.recentre import best_centre, recentred_ball
 
@@ -35,6 +35,41 @@ def test_a_centre_makes_an_unstable_plant_certifiable():
     test = best_centre(plant, policy)
     assert test.verdict == "certified"
     assert test.margin == pytest.approx(2.0, rel=1e-3)
+
+
+def test_analyze_finds_the_centre_of_a_policy_that_states_none():
+    """A network that learned to stabilise: its gain bound alone says "nominally unstable", its neurons do not."""
+    plant = control.ss([[1.0]], [[1.0]], [[1.0]], [[0.0]])
+    policy = rules.total(
+        rules.linear([[-2.0]]), rules.series(rules.linear([[-2.0]]), rules.elementwise("tanh", 1))
+    )
+    report = analyze(plant, policy)
+    assert report.verdict == "certified"
+    # Slopes of u = -φ(y) fill [2, 4]: the centre is 3, and k·[2, 4] exceeds the plant's 1 for k > 1/2.
+    assert report.ball.center[0, 0] == pytest.approx(-3.0, rel=1e-3)
+    assert report.incremental_gain_margin.lower == pytest.approx(0.5, rel=1e-3)
+    assert "found from the policy's neurons" in report.summary()
+    assert analyze(plant, policy, structured=False).verdict == "nominally unstable"
+
+
+def test_a_policy_of_the_wrong_sign_stays_nominally_unstable():
+    plant = control.ss([[1.0]], [[1.0]], [[1.0]], [[0.0]])
+    policy = rules.total(
+        rules.linear([[2.0]]), rules.series(rules.linear([[2.0]]), rules.elementwise("tanh", 1))
+    )
+    assert analyze(plant, policy).verdict == "nominally unstable"
+
+
+def test_a_loop_that_only_its_neurons_certify_has_their_gain_margin(network):
+    """Forty neurons are too many for the search of a centre, and few enough for the structured inequality."""
+    plant = control.ss([[0.9, 0.5], [0.0, 0.9]], [[0.0], [0.1]], np.eye(2), 0.0, 0.1)
+    report = analyze(plant, network(0, 2, 1, 40, 0.3))
+    assert report.certified
+    assert report.incremental_gain_margin is None
+    (margin,) = [extra for name, extra in report.extras.items() if "own neurons" in name]
+    assert margin.lower <= 1.0 < margin.upper
+    assert "own neurons" in report.summary()
+    assert not analyze(plant, network(0, 2, 1, 40, 0.3), margins=False).extras
 
 
 def test_best_centre_is_never_worse_than_the_own_one(network, double_integrator):

@@ -25,7 +25,7 @@ _REDUNDANT = (
 class NominalLoop:
     """T = P(I - K₀P)⁻¹, from a signal added to the plant's input to the plant's output; u = K₀y + r.
 
-    `system` is None where I - K₀D could not be proved invertible.
+    `system`, in balanced states, is None where I - K₀D could not be proved invertible.
     """
 
     plant: Realization
@@ -72,6 +72,8 @@ def nominal_loop(plant: Any, center: Any) -> NominalLoop:
     closed = close_loop(system, MidRad(k0))
     if closed is None:
         return NominalLoop(system, k0, None, None)
+    # Powers of two: no rounding, and later proofs see no units of the states.
+    closed, _ = closed.balanced()
     return NominalLoop(system, k0, closed, internal_stability(closed.a, discrete=closed.is_discrete))
 
 

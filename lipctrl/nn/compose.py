@@ -63,7 +63,10 @@ class _PlainCombination(nn.Module):
 
 def _sum(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
     (coefficients,) = constants
-    return sum(coefficients[i] * part(x) for i, part in enumerate(parts))  # type: ignore[return-value]
+    total = coefficients[0] * parts[0](x)
+    for i, part in enumerate(parts[1:], start=1):
+        total = total + coefficients[i] * part(x)
+    return total
 
 
 def _concat(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -149,7 +152,7 @@ class Combinator(CertifiedModule):
 
     def gains(self) -> list[float]:
         """Return what the blocks promise."""
-        return [float(block.lipschitz) for block in self.parts()]  # type: ignore[arg-type]
+        return [float(block.lipschitz) for block in self.parts()]
 
     def folds(self) -> tuple[Explicit, ...]:
         """Return the explicit maps of the blocks."""
@@ -371,7 +374,7 @@ class Feedback(Combinator):
         parts = certified([loop, drive], "Feedback")
         if not loop.in_features == loop.out_features == drive.out_features:
             raise ValueError("Feedback: the loop must map R^n to itself, and the drive into R^n")
-        if float(loop.lipschitz) >= 1.0:  # type: ignore[arg-type]
+        if float(loop.lipschitz) >= 1.0:
             raise ValueError(f"Feedback: the loop has gain {loop.lipschitz}; expected below 1")
         super().__init__(drive.in_features, drive.out_features)
         self.blocks = parts

@@ -46,7 +46,7 @@ class Dense:
         """Apply the map to (..., in_features)."""
         if composed() or x.dim() != 2:
             return _plain(x, self.activations, self.weights, self.biases)
-        return _Run.apply(x, self.activations, *self.weights, *self.biases)  # type: ignore[return-value]
+        return _Run.apply(x, self.activations, *self.weights, *self.biases)
 
     def products(self) -> int:
         """Return the multiplications that one input takes."""
@@ -80,7 +80,7 @@ class _Run(torch.autograd.Function):
         return torch.addmm(biases[-1], buffer, weights[-1].mT)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, buffer, *parameters = ctx.saved_tensors
         count = len(ctx.activations) + 1
         weights = parameters[:count]

@@ -247,14 +247,15 @@ class Neurons(Explicit):
             return None
         like = self.bias
         eye = torch.eye(self.in_features, dtype=like.dtype, device=like.device)
-        maps = [Affine(eye, like.new_zeros(self.in_features))]
+        weights, constants = [eye], [like.new_zeros(self.in_features)]
         for sources, bias in [*((l.sources, l.bias) for l in self.layers), (self.output, self.bias)]:
             weight, constant = torch.zeros_like(bias)[:, None] * eye[:1], bias
             for j, w in sources.items():
-                weight = weight + w @ maps[j].weight
-                constant = constant + F.linear(maps[j].bias, w)  # type: ignore[arg-type]
-            maps.append(Affine(weight, constant))
-        return maps[-1]
+                weight = weight + w @ weights[j]
+                constant = constant + F.linear(constants[j], w)
+            weights.append(weight)
+            constants.append(constant)
+        return Affine(weights[-1], constants[-1])
 
 
 @dataclass(frozen=True)

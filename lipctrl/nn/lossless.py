@@ -139,7 +139,7 @@ class _Single(torch.autograd.Function):
         return root * pair[..., :p], packed
 
     @staticmethod
-    def backward(ctx: Any, g_read: Tensor, g_packed: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g_read: Tensor, g_packed: Tensor) -> tuple[Tensor | None, ...]:
         pair, mix, signed = ctx.saved_tensors
         gain, p = ctx.gain, ctx.p
         if torch.is_grad_enabled():
@@ -179,7 +179,7 @@ def _fold_lossless(
     elif composed():
         read, packed = _single(pair, mix, gain, p)
     else:
-        read, packed = _Single.apply(pair, mix, gain, p)  # type: ignore[misc]
+        read, packed = _Single.apply(pair, mix, gain, p)
     scale = None if block.log_scale is None else bounded_exp(block.log_scale)
     if scale is not None:
         packed = torch.cat((packed[..., :p], packed[..., p:] * scale.flatten(-2)[:, None, :]), -1)

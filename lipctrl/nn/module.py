@@ -68,6 +68,7 @@ class CertifiedModule(nn.Module):
 
     in_features: int
     out_features: int
+    lipschitz: float
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

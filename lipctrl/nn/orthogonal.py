@@ -113,7 +113,7 @@ class _Contractions(torch.autograd.Function):
         return q.split(counts)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         unit, inverse, alpha, shrink, norm, peak, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _composed_gradient(parameters, gradients)
@@ -161,7 +161,7 @@ class _Small(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         parameters, wide = ctx.saved_tensors, ctx.wide
         if torch.is_grad_enabled() or ctx.saved is None:
             with torch.enable_grad():

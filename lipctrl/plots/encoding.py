@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
     """Return a figure as PNG bytes; the same figure gives the same bytes."""
     stream = io.BytesIO()
-    with mpl.rc_context(RC):  # type: ignore[arg-type]
+    with mpl.rc_context(RC):
         figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     return stream.getvalue()
 
@@ -26,7 +26,7 @@ def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
 def figure_svg(figure: Figure) -> str:
     """Return a figure as an inline <svg> element, without XML prologue, date or outside references."""
     stream = io.StringIO()
-    with mpl.rc_context(RC):  # type: ignore[arg-type]
+    with mpl.rc_context(RC):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     return text[text.index("<svg") :].strip()

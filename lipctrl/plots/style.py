@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -32,7 +32,7 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1))
 # Sequential map for fields: even in lightness, so it also reads in grey.
 FIELD = "cividis"
 
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "figure.figsize": (6.4, 4.2),
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -63,18 +63,19 @@ RC: dict[str, Any] = {
 }
 
 Complex = npt.NDArray[np.complex128]
-Plot = TypeVar("Plot", bound=Callable[..., Any])
+Arguments = ParamSpec("Arguments")
+Drawn = TypeVar("Drawn")
 
 
-def styled(plot: Plot) -> Plot:
+def styled(plot: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
     """Draw inside the style, leaving the user's own settings as they were."""
 
     @functools.wraps(plot)
-    def drawn(*args: Any, **kwargs: Any) -> Any:
-        with mpl.rc_context(RC):  # type: ignore[arg-type]
+    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Drawn:
+        with mpl.rc_context(RC):
             return plot(*args, **kwargs)
 
-    return drawn  # type: ignore[return-value]
+    return drawn
 
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float] | None = None) -> Axes:

@@ -21,6 +21,7 @@ class TrainingDivergedError(ArithmeticError):
     """A number that training needs became NaN or infinite; no parameter was updated with it."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Settings of an algorithm, a frozen dataclass: counts are whole and positive, rates positive, shares in [0, 1].
 
@@ -31,7 +32,7 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type] (every subclass is a dataclass)
+        for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, int):
                 fine, wanted = isinstance(value, int) and value >= 1, "a whole number, at least 1"

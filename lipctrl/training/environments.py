@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import gymnasium
 
 # Gymnasium environments with a step-by-step torch copy: training runs on the copy, evaluation on the original.
 TWINS = {"Pendulum-v1": "lipctrl_envs:lipctrl/GymPendulum-v1"}
@@ -76,34 +79,41 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         module = env_id.rpartition(":")[0]
         env_id = f"{module}:{env.spec.id}" if module else qualified(env.spec.id)
     try:
-        for name, space in (("observation", env.observation_space), ("action", env.action_space)):
-            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-                raise ValueError(
-                    f"{env_id} has the {name} space {space}; a Lipschitz controller needs a Box of shape (n,). "
-                    "For balancing with a continuous force there is 'lipctrl/CartPole-v0'"
-                )
+        observations = _box(env_id, "observation", env.observation_space)
+        actions = _box(env_id, "action", env.action_space)
         plant = getattr(env.unwrapped, "plant", None)
         twin = None
         if plant is None and not options and importlib.util.find_spec("lipctrl_envs") is not None:
             twin = TWINS.get(env_id)
         if twin is not None:
             copy = gymnasium.make(twin)
-            plant = copy.unwrapped.plant  # type: ignore[attr-defined]
+            plant = getattr(copy.unwrapped, "plant", None)
             copy.close()
         return Task(
             env_id=env_id,
             options=options,
             plant=plant,
             twin=twin,
-            observation_size=env.observation_space.shape[0],  # type: ignore[index]
-            action_size=env.action_space.shape[0],  # type: ignore[index]
-            action_limit=_symmetric_limit(env_id, env.action_space),
+            observation_size=observations.shape[0],
+            action_size=actions.shape[0],
+            action_limit=_symmetric_limit(env_id, actions),
         )
     finally:
         env.close()
 
 
-def _symmetric_limit(env_id: str, space: Any) -> np.ndarray:
+def _box(env_id: str, name: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
+    from gymnasium.spaces import Box
+
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise ValueError(
+            f"{env_id} has the {name} space {space}; a Lipschitz controller needs a Box of shape (n,). "
+            "For balancing with a continuous force there is 'lipctrl/CartPole-v0'"
+        )
+    return space
+
+
+def _symmetric_limit(env_id: str, space: gymnasium.spaces.Box) -> np.ndarray:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if not np.array_equal(-low, high):
         raise ValueError(

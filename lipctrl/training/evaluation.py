@@ -230,7 +230,7 @@ def describe(env_id: str | Task, env_options: Mapping[str, Any] | None = None) -
         env_id, options = env_id.env_id, {**env_id.options, **options}
     env = _make(env_id, 1, options, torch.device("cpu"), True)
     try:
-        return env.single_observation_space.shape[0], hasattr(env.unwrapped, "plant")  # type: ignore[index]
+        return _box("observation", env.single_observation_space).shape[0], hasattr(env.unwrapped, "plant")
     finally:
         env.close()
 
@@ -271,6 +271,14 @@ def _controller(policy: Any, device: torch.device) -> Controller:
     return act
 
 
+def _box(what: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(
+            f"the {what} space is {space}; expected a Box of one dimension (wrap the environment to flatten it)"
+        )
+    return space
+
+
 class _Loop:
     """One batch of environments with a controller and what stands between them."""
 
@@ -284,19 +292,15 @@ class _Loop:
     ) -> None:
         self.env, self.controller, self.perturbation = env, controller, perturbation
         self.generator, self.device = generator, device
-        observations, actions = env.single_observation_space, env.single_action_space
-        for what, space in (("observation", observations), ("action", actions)):
-            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-                raise ValueError(
-                    f"the {what} space is {space}; expected a Box of one dimension (wrap the environment to flatten it)"
-                )
+        observations = _box("observation", env.single_observation_space)
+        actions = _box("action", env.single_action_space)
         tensors = (
             [*controller.parameters(), *controller.buffers()] if isinstance(controller, nn.Module) else []
         )
         self.dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float64)
-        self.lower, self.upper = (self._tensor(b) for b in (actions.low, actions.high))  # type: ignore[attr-defined]
-        self.noise = self._deviation("observation_noise", observations.shape[0])  # type: ignore[index]
-        self.disturbance = self._deviation("disturbance", actions.shape[0])  # type: ignore[index]
+        self.lower, self.upper = (self._tensor(b) for b in (actions.low, actions.high))
+        self.noise = self._deviation("observation_noise", observations.shape[0])
+        self.disturbance = self._deviation("disturbance", actions.shape[0])
         attack = perturbation.attack
         if isinstance(attack, Attack) and attack.objective == "cost" and not hasattr(env.unwrapped, "plant"):
             raise ValueError(

@@ -192,14 +192,16 @@ class GymSimulator(Simulator):
             vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
             **task.options,
         )
-        self._low = self.envs.single_action_space.low  # type: ignore[attr-defined]
-        self._high = self.envs.single_action_space.high  # type: ignore[attr-defined]
+        box = self.envs.single_action_space
+        if not isinstance(box, gymnasium.spaces.Box):
+            raise ValueError(f"{task.env_id} has the action space {box}; expected a Box")
+        self._low, self._high = box.low, box.high
         self._seed, self._restarts = seed, 0
         self._restart()
 
     def _restart(self) -> None:
         words = np.random.SeedSequence([self._seed, self._restarts]).generate_state(self.count)
-        seen, _ = self.envs.reset(seed=[int(w) for w in words])  # type: ignore[arg-type]
+        seen, _ = self.envs.reset(seed=[int(w) for w in words])  # pyright: ignore[reportArgumentType] (the stub knows one seed)
         self._restarts += 1
         self.observation = self._tensor(seen)
         self._sums.zero_()

@@ -72,18 +72,22 @@ _SCALING: tuple[type, ...] = (
 _HARMLESS_VECTORS: tuple[type, ...] = (VecCheckNan, VecFrameStack, VecMonitor, VecVideoRecorder)
 
 
+def _box(what: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"the {what} space is {space}; a certified actor needs a Box of one dimension")
+    return space
+
+
 def _network(
     observation_space: gymnasium.Space, action_space: gymnasium.Space, settings: Mapping[str, Any]
 ) -> LipschitzResNet:
-    for what, space in (("observation", observation_space), ("action", action_space)):
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise ValueError(f"the {what} space is {space}; a certified actor needs a Box of one dimension")
+    observations, actions = _box("observation", observation_space), _box("action", action_space)
     fraction = settings["initial_fraction"]
     if fraction is not None and not 0.0 < fraction < 1.0:
         raise ValueError(f"initial_fraction is {fraction!r}; expected a number between 0 and 1, or None")
     network = LipschitzResNet(
-        observation_space.shape[0],  # type: ignore[index]
-        action_space.shape[0],  # type: ignore[index]
+        observations.shape[0],
+        actions.shape[0],
         lipschitz=settings["lipschitz"],
         width=settings["width"],
         depth=settings["depth"],
@@ -126,6 +130,8 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
         For spaces that are no vectors, use_sde=True, and numbers out of range.
     """
 
+    action_net: LipschitzPolicy | ResidualPolicy
+
     def __init__(
         self,
         observation_space: gymnasium.Space,
@@ -148,6 +154,7 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         _no_sde(use_sde)
+        self._critic_layers = [64, 64] if net_arch is None else net_arch
         # The base class calls `_build` before its constructor returns.
         self._certified = {
             "lipschitz": lipschitz,
@@ -163,7 +170,7 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            net_arch={"pi": [], "vf": [64, 64] if net_arch is None else net_arch},
+            net_arch={"pi": [], "vf": self._critic_layers},
             activation_fn=activation_fn,
             log_std_init=log_std_init,
             optimizer_class=optimizer_class,
@@ -184,7 +191,7 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
         self.action_net = (
             LipschitzPolicy(network, scale) if gain is None else ResidualPolicy(gain, network, scale)
         ).to(self.device)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # pyright: ignore[reportCallIssue] (the base class of optimisers has no rate)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -192,7 +199,7 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
             "action_space": self.action_space,
             "lr_schedule": self._dummy_schedule,
             **self._certified,
-            "net_arch": self.net_arch["vf"],  # type: ignore[index,call-overload]
+            "net_arch": self._critic_layers,
             "activation_fn": self.activation_fn,
             "log_std_init": self.log_std_init,
             "optimizer_class": self.optimizer_class,
@@ -206,12 +213,12 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
 
     def certified(self) -> LipschitzPolicy | ResidualPolicy:
         """Return the map from observations to deterministic actions, sharing the weights of this policy."""
-        mean, box = self.action_net, self.action_space
-        limits = (box.low.astype(np.float64), box.high.astype(np.float64))  # type: ignore[attr-defined]
+        mean, box = self.action_net, _box("action", self.action_space)
+        limits = (box.low.astype(np.float64), box.high.astype(np.float64))
         bounded = limits if np.isfinite(limits).all() else None
         if isinstance(mean, ResidualPolicy):
             return ResidualPolicy(mean.gain.cpu(), mean.network, _scale_of(mean), bounded).to(self.device)
-        return LipschitzPolicy(mean.network, _scale_of(mean), bounded).to(self.device)  # type: ignore[arg-type]
+        return LipschitzPolicy(mean.network, _scale_of(mean), bounded).to(self.device)
 
 
 def _scale_of(policy: Any) -> Any:
@@ -220,6 +227,8 @@ def _scale_of(policy: Any) -> Any:
 
 class _CertifiedActor(Actor):
     """SAC's actor: a certified mean before tanh, and a plain network for the noise."""
+
+    log_std: nn.Module
 
     def __init__(self, *, certified: Mapping[str, Any], **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -234,7 +243,7 @@ class _CertifiedActor(Actor):
     def get_action_dist_params(self, obs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         features = self.extract_features(obs, self.features_extractor)
         mean = self.policy(features) / self.squashed.reach
-        deviation = self.log_std(self.latent_pi(features)).clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
+        deviation = self.log_std(self.latent_pi(features)).clamp(LOG_STD_MIN, LOG_STD_MAX)
         return mean, deviation, {}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def main() -> None:
     width, starts = (4, 8) if options.fast else (8, 32)
 
     env = gymnasium.make("lipctrl_envs:lipctrl/Pendulum-v0")
-    plant = env.unwrapped.plant  # type: ignore[attr-defined]
+    plant = env.unwrapped.plant
     K = lqr_gain(plant)
     torch.manual_seed(0)
     network = lipctrl.LipschitzResNet(2, 1, lipschitz=0.5, width=width, depth=1, zero_at_origin=True).double()

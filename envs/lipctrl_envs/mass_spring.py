@@ -87,11 +87,11 @@ class MassSpringChain(MechanicalPlant):
         return tuple(Signal(f"position{i + 1}", "m") for i in range(self.masses))
 
     @property
-    def actions(self) -> tuple[Signal, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def actions(self) -> tuple[Signal, ...]:
         return tuple(Signal(f"force{i + 1}", "N") for i in range(self.actuators))
 
     @property
-    def disturbances(self) -> tuple[Signal, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def disturbances(self) -> tuple[Signal, ...]:
         return tuple(Signal(f"force{i + 1}", "N") for i in range(self.masses))
 
     @cached_property

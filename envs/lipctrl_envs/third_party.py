@@ -53,8 +53,9 @@ def linearize_gymnasium(
         "transition" asked of an RK4 model.
     """
     raw = env.unwrapped
-    if hasattr(raw, "linearize"):
-        return raw.linearize(state, action)  # pyright: ignore[reportAttributeAccessIssue]
+    own = getattr(raw, "linearize", None)
+    if own is not None:
+        return own(state, action)
     from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
     if isinstance(raw, PendulumEnv):

@@ -125,7 +125,13 @@ def _terms(loop: SlopeLoop, s: _Scaled, decay: float) -> tuple[Terms, Terms]:
     right.append(high)
     owner.append(pairs + loop.owner)
     vectors = np.vstack([s.state, s.step, s.low, s.high]).T
-    main = Terms(vectors, *(np.concatenate(x) for x in (owner, coefficient, left, right)))  # type: ignore[arg-type]
+    main = Terms(
+        vectors,
+        np.concatenate(owner),
+        np.concatenate(coefficient),
+        np.concatenate(left),
+        np.concatenate(right),
+    )
     return main, Terms(np.eye(n), own, half, rows, columns)
 
 

@@ -121,14 +121,16 @@ def _attempt(
     search: Callable[[Any], Contraction | None],
 ) -> Contraction | None:
     loop = slope_loop(system, graph, factor=factor, fixed=fixed)
-    found = None if loop is None else search(loop)
+    if loop is None:
+        return None
+    found = search(loop)
     return found if found is not None and _well_posed(loop, found) else None
 
 
-def _well_posed(loop: SlopeLoop | None, found: Contraction) -> bool:
+def _well_posed(loop: SlopeLoop, found: Contraction) -> bool:
     """Prove that the algebraic loop through the plant's feed-through has one solution."""
     try:
-        prove_well_posed(loop, found.multipliers)  # type: ignore[arg-type]
+        prove_well_posed(loop, found.multipliers)
     except NotProvedError:
         return False
     return True
@@ -238,8 +240,8 @@ class _Walk:
         if self.direct:
             return self._encloses(near, far)
         loops = [self.loop_at(near), self.loop_at(far)]
-        for k in (0, 1):
-            found = None if loops[k] is None else _feasible(loops[k])  # type: ignore[arg-type]
+        for k, loop in enumerate(loops):
+            found = None if loop is None else _feasible(loop)
             if found is None:
                 if k == 0:
                     return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lipctrl.analysis.basin import Basin, equilibrium, frozen, inner_ellipsoid
+from lipctrl.analysis.attraction import Basin, equilibrium, frozen, inner_ellipsoid
 from lipctrl.analysis.cell_proof import Ellipsoid, prove_decrease
 from lipctrl.analysis.cells import CellLoop
 from lipctrl.positivity import NotProvedError

@@ -49,7 +49,7 @@ def positive_definite(matrices: Enclosure) -> np.ndarray:
     finite = np.isfinite(middle).all(axis=(1, 2)) & np.isfinite(matrices.radius).all(axis=(1, 2))
     eye = np.eye(middle.shape[1])
     values, vectors = np.linalg.eigh(np.where(finite[:, None, None], middle, eye))
-    possible = finite & (values[:, 0] > 0.0)
+    possible = np.logical_and(finite, values.min(axis=1) > 0.0)
     scaled = vectors / np.sqrt(np.where(possible[:, None], values, 1.0))[:, None, :]
     v = Enclosure.exact(scaled)
     near = product(transposed(v), product(matrices, v)) - Enclosure.exact(eye)

@@ -133,11 +133,12 @@ class CellLoop:
         """Clip a command: its value at the centres, its slopes, and on which boxes a limit may be met."""
         bottom, top = self.actuator[0][:, None], self.actuator[1][:, None]
         low, high = _range(u, u_slopes, radius)
-        free, beyond = (low >= bottom) & (high <= top), (low >= top) | (high <= bottom)
+        free = np.logical_and(low >= bottom, high <= top)
+        beyond = np.logical_or(low >= top, high <= bottom)
         slopes = outward(np.where(free, 1.0, 0.0), np.where(beyond, 0.0, 1.0))
         least, most = ends(u)
         value = outward(np.clip(least, bottom, top), np.clip(most, bottom, top))
-        return value, _repeated(slopes, u_slopes).times(u_slopes), ~free.all(axis=0)
+        return value, _repeated(slopes, u_slopes).times(u_slopes), np.logical_not(free.all(axis=0))
 
 
 class _Growing:

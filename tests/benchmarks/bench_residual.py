@@ -179,12 +179,18 @@ def energy_baseline(plant: Any) -> Any:
     return act
 
 
-def rest_at_goal(policy: lipctrl.ResidualPolicy, goal: np.ndarray) -> None:
-    """Shift the output of a residual so that it vanishes at the observation of the upright, whatever the loop gain."""
-    network: Any = policy.network
-    assert policy.observation_scale is not None
-    with torch.no_grad():
-        network.bias -= network(torch.as_tensor(goal).to(network.bias) / policy.observation_scale)
+class RestingResNet(lipctrl.LipschitzResNet):
+    """A residual that vanishes at one observation by construction: there the loop gain moves nothing."""
+
+    rest: torch.Tensor
+
+    def __init__(self, rest: np.ndarray, **options: Any) -> None:
+        super().__init__(len(rest), **options)
+        self.register_buffer("rest", torch.as_tensor(rest, dtype=torch.get_default_dtype()))
+
+    def fold(self) -> Any:
+        whole = super().fold()
+        return whole.shifted(-whole.run(self.rest))
 
 
 def swing_up_policy(task: Task, gain: np.ndarray, name: str, seed: int, fast: bool) -> lipctrl.ResidualPolicy:
@@ -192,13 +198,13 @@ def swing_up_policy(task: Task, gain: np.ndarray, name: str, seed: int, fast: bo
     _, bound, width, imitated, refined, _ = SWING_UPS[name]
     streams = split_seed(seed)
     torch.manual_seed(streams["network"])
-    network = lipctrl.LipschitzResNet(3, 1, lipschitz=bound, width=width, depth=2)
+    upright = task.plant.lure_form().y_0 / SWING_SCALE
+    network = RestingResNet(upright, out_features=1, lipschitz=bound, width=width, depth=2)
     policy = lipctrl.ResidualPolicy(gain, network, SWING_SCALE, task.action_limit)
     imitation = ImitationConfig(updates=60)
     trained(Imitation, policy, task, imitation, 2 if fast else imitated, seed, 8 if fast else EPISODES)
     if refined:
         trained(APG, policy, task, REFINE, 1 if fast else refined, seed, 8 if fast else EPISODES)
-    rest_at_goal(policy, task.plant.lure_form().y_0)
     return policy
 
 

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "docs" / "gallery").glob("*.py"))
 # These train networks; the others draw in a second or two.
-SLOW = {"pareto", "training", "depth"}
+SLOW = {"pareto", "training", "depth", "basin"}
 
 
 def load_drawer():

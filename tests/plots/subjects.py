@@ -58,6 +58,12 @@ def ellipsoid():
     )
 
 
+def portrait():
+    outer, paths = ellipsoid(), np.zeros((2, 11, 3)) + np.linspace(3.0, 0.0, 11)[None, :, None]
+    inner = plots.Ellipsoid(9.0 * outer.shape, outer.names, outer.units, outer.center)
+    return plots.Portrait(outer, inner, paths, np.array([8, -1]))
+
+
 def double_integrator():
     return control.ss([[1.0, 0.1], [0.0, 1.0]], [[0.0], [0.1]], np.eye(2), np.zeros((2, 1)), 0.1)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lipctrl import plots
+import lipctrl_envs
+from lipctrl import plots, rules
+from lipctrl.analysis import basin
 from tests.plots.subjects import (
     ellipsoid,
 )
@@ -30,3 +32,21 @@ def test_bad_ellipsoids_are_refused(shape):
         plots.Ellipsoid(shape, ("a", "b"), ("m", "m"))
     with pytest.raises(ValueError, match="speed"):
         ellipsoid().shadow(("a", "speed"))
+
+
+def test_a_portrait_turns_paths_to_the_basin_and_marks_where_they_enter():
+    gain = rules.linear([[0.0, -22.8, -6.9]])
+    found = basin(lipctrl_envs.PendulumSwingUp(), gain, [0.4, 2.0], action_limit=5.0)
+    starts = found.boundary(6) * 0.9
+    starts[3:, 0] += 2.0 * np.pi
+    names, units = ("angle", "angle_rate"), ("rad", "rad/s")
+    drawn = plots.portrait_data(found, names, units, starts, steps=300, turns=["angle"])
+    assert np.abs(drawn.paths[:, -1] - found.center).max() < 1e-3
+    assert drawn.entered.tolist() == [0] * 6
+    away = plots.portrait_data(found, names, units, starts, steps=300)
+    assert away.entered.tolist() == [0, 0, 0, -1, -1, -1]
+    with pytest.raises(ValueError, match="speed"):
+        plots.portrait_data(found, names, units, starts, turns=["speed"])
+    nothing = basin(lipctrl_envs.PendulumSwingUp(), rules.linear([[0.0, -1.0, 0.0]]), [0.4, 2.0])
+    with pytest.raises(ValueError, match="no basin was proved"):
+        plots.portrait_data(nothing, names, units, starts)

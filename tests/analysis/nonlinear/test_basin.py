@@ -12,7 +12,7 @@ import pytest
 import lipctrl_envs
 from lipctrl import rules
 from lipctrl.analysis import IncrementalBall, Verdict, basin, basin_gains
-from lipctrl.analysis.basin import cell_loop
+from lipctrl.analysis.attraction import cell_loop
 from lipctrl.analysis.cell_proof import Ellipsoid, halves, positive_definite, prove_cover
 from lipctrl.arithmetic import Enclosure
 from lipctrl.positivity import NotProvedError
@@ -50,7 +50,7 @@ def test_steps_and_slopes_are_enclosed(activation, gain):
     assert known.saturated.any()
     assert not known.saturated.all()
     low, high = (known.slopes.middle() + s * known.slopes.radius for s in (-1.0, 1.0))
-    for k in rng.uniform(*gain, 4):
+    for k in rng.uniform(gain[0], gain[1], 4):
         at = loop.step(m.T, k).T
         assert (np.abs(at - known.image.middle()) <= known.image.radius + 1e-14).all()
         for _ in range(30):

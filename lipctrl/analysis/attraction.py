@@ -166,10 +166,9 @@ def find_basin(loop: CellLoop, limits: np.ndarray, boxes: int, seed: int) -> Bas
     def inconclusive(reason: str) -> Basin:
         return Basin(Verdict.INCONCLUSIVE, center, None, None, 1.0, math.inf, 0, reason, loop)
 
-    gain = 0.5 * (loop.gain[0] + loop.gain[1])
-    center = equilibrium(loop, gain)
-    if center is None:
-        center = np.zeros(len(limits))
+    rest = equilibrium(loop, 0.5 * (loop.gain[0] + loop.gain[1]))
+    center = np.zeros(len(limits)) if rest is None else rest
+    if rest is None:
         return inconclusive("no equilibrium was found near the origin")
     room = limits - np.abs(center)
     if not (room > 0.0).all():

@@ -134,6 +134,12 @@ def _turned(system: Realization, ball: IncrementalBall, every: bool) -> dict[str
 def _read_plant(plant: Any) -> tuple[Realization, str, tuple[str, ...]]:
     source = getattr(plant, "unwrapped", plant)
     linearize = getattr(source, "linearize", None)
+    if not callable(linearize) and hasattr(source, "action_space"):
+        raise ValueError(
+            f"plant is the environment {type(source).__name__}, which has no linearize(); expected a linear "
+            "plant. Analyse lipctrl_envs.sample_model(env), or lipctrl.analysis.sampled_linearization(step, …).system: "
+            "linear models whose error is sampled and not certified"
+        )
     if not callable(linearize) or hasattr(plant, "ninputs"):
         system = as_realization(plant)
         return system, f"linear, {_size(system)}", ()

@@ -111,6 +111,14 @@ class MarginSimulation:
         inside, outside = (late / early if early > 0.0 else math.nan for late, early in sizes)
         return inside, outside
 
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        inside, outside = self.growth
+        return (
+            f"{self.quantity} {self.inside_value:.6g}{unit}: the output shrinks to {inside:.3g} of its size; "
+            f"{self.outside_value:.6g}{unit}: it grows to {outside:.3g} times"
+        )
+
     def plot(self, *, ax: Any = None) -> Any:
         """Draw both runs (`lipctrl.plots.margin_simulation_plot`); returns the axes."""
         return importlib.import_module("lipctrl.plots.margin_simulation").margin_simulation_plot(self, ax=ax)

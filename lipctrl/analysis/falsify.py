@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ class SlopeAttack:
     def separates(self) -> bool:
         return self.growth >= 1.0
 
+    def __str__(self) -> str:
+        said = "refutes incremental stability of the class" if self.separates else "nothing separates"
+        return f"slopes of period {len(self.slopes)}: growth {self.growth:.6g} a sample, {said}"
+
 
 @dataclass(frozen=True)
 class PairAttack:
@@ -46,6 +51,22 @@ class PairAttack:
     def separates(self) -> bool:
         start = float(np.linalg.norm(self.first[0] - self.second[0]))
         return bool(np.linalg.norm(self.first[-1] - self.second[-1]) > start)
+
+    @property
+    def distance(self) -> np.ndarray:
+        """‖Δx‖ at every step (steps + 1,)."""
+        return np.linalg.norm(self.first - self.second, axis=1)
+
+    def __str__(self) -> str:
+        said = "separates" if self.separates else "does not separate, which proves nothing"
+        return (
+            f"the pair {said}: ‖Δx‖ from {self.distance[0]:.3g} to {self.distance[-1]:.3g} in "
+            f"{len(self.first) - 1} steps (growth {self.growth:.6g} a step)"
+        )
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """Draw the distance of the pair over time (`lipctrl.plots.pair_plot`); returns the axes."""
+        return importlib.import_module("lipctrl.plots.pair").pair_plot(self, ax=ax)
 
 
 def _discrete(plant: Any) -> Any:
@@ -208,6 +229,12 @@ class UnstablePoint:
     state: np.ndarray
     offset: np.ndarray
     factor: float
+
+    def __str__(self) -> str:
+        return (
+            f"k = {self.factor:.6g}: the equilibrium {np.round(self.state, 6).tolist()}, held by the constant input "
+            f"{np.round(self.offset, 6).tolist()}, is unstable (spectral radius {self.growth:.6g})"
+        )
 
 
 def unstable_equilibrium(

@@ -31,6 +31,10 @@ class HullTest:
     reason: str
     lyapunov: np.ndarray | None = field(default=None, repr=False)
 
+    def __str__(self) -> str:
+        rate = "" if self.decay is None else f", contraction {self.decay:.6g}"
+        return f"{self.verdict} for the hull of {self.models} models: {self.reason}{rate}"
+
 
 def hull_test(plants: list[Any], policy: Any) -> HullTest:
     """Certify a policy for all plants (A, B) in the convex hull of models with common C and D = 0.

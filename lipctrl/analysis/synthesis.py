@@ -169,22 +169,31 @@ def _weights(values: Any, size: int, name: str) -> np.ndarray:
     return out
 
 
+def _no_gain(system: Realization) -> np.ndarray:
+    return np.zeros((system.inputs, system.outputs))
+
+
 def best_gain(
     plant: Any, *, start: Any = None, max_gain: float | None = None, evaluations: int = 400
 ) -> GainChoice:
     """Search the static gain K that maximises the Lipschitz budget of φ in u = -K y + φ(y).
 
-    Starts from the best LQR gain of `trade_off` (or from `start`), improved by Nelder and Mead on the H∞ norm; the
+    Starts from the best LQR gain of `trade_off`, from `start`, or from no gain at all where the plant is stable and
+    not all of its states are measured; improved by Nelder and Mead on the H∞ norm; the
     budget of the result is proved. `bound` is the H∞ optimum over all linear controllers where slycot is installed.
 
     Parameters
     ----------
     max_gain : largest singular value that K may have (default: ten times that of LQR with unit weights, or of
-        `start`). In continuous time and with all states measured the budget grows with K without end.
+        `start`; from no gain, ten times the budget it leaves). In continuous time and with all states measured the
+        budget grows with K without end.
     """
     system = as_realization(plant)
     if max_gain is not None and not (math.isfinite(max_gain) and max_gain > 0.0):
         raise ValueError(f"max_gain is {max_gain}; expected a positive number, or None")
+    if start is None and system.outputs != system.states and max_lipschitz(system, _no_gain(system)) > 0.0:
+        # Not all states are measured, but the plant is stable by itself: no gain at all is a start.
+        start = _no_gain(system)
     if start is None:
         _state_feedback(system)
         unit = _lqr(system, np.eye(system.states), np.eye(system.inputs))
@@ -197,14 +206,18 @@ def best_gain(
         begin = max(small, key=lambda c: c.lipschitz)
     else:
         k = real_gain(start)
-        limit = 10.0 * float(np.linalg.norm(k, 2)) if max_gain is None else max_gain
-        begin = GainChoice(k, max_lipschitz(system, k), math.nan, "given")
+        known = float(np.linalg.norm(k, 2)) or max_lipschitz(system, k)
+        limit = 10.0 * known if max_gain is None else max_gain
+        method = "the given gain" if k.any() else "no gain"
+        begin = GainChoice(k, max_lipschitz(system, k), math.nan, method)
     if begin.lipschitz <= 0.0:
         raise ValueError(
             "the starting gain does not provably stabilise the plant; expected start=K that does"
         )
     shape = begin.gain.shape
-    size = np.maximum(np.abs(begin.gain).ravel(), 1e-2 * max(float(np.abs(begin.gain).max()), 1e-6))
+    # The search moves every entry on its own scale; from zero, on that of the budget it starts with.
+    largest = float(np.abs(begin.gain).max()) or min(begin.lipschitz, limit)
+    size = np.maximum(np.abs(begin.gain).ravel(), 1e-2 * max(largest, 1e-6) if begin.gain.any() else largest)
 
     def objective(v: np.ndarray) -> float:
         trial = (v * size).reshape(shape)
@@ -223,7 +236,10 @@ def best_gain(
         gain, budget = begin.gain, begin.lipschitz
     identity = np.eye(system.states), np.eye(system.inputs)
     cost = _cost(system, gain, *identity)
-    return GainChoice(gain, budget, cost, f"search from {begin.method}", hinf_optimum(system), limit)
+    optimum = hinf_optimum(system)
+    # A proved budget refutes a computed optimum below it: the routine has failed.
+    bound = optimum if optimum >= budget * (1.0 - 1e-3) else math.inf
+    return GainChoice(gain, budget, cost, f"search from {begin.method}", bound, limit)
 
 
 def hinf_optimum(plant: Any) -> float:
@@ -242,14 +258,16 @@ def hinf_optimum(plant: Any) -> float:
     except ImportError:
         return math.inf
     n, m, p = system.states, system.inputs, system.outputs
-    small = 1e-6
-    b = np.hstack([system.B, np.zeros((n, p)), system.B])
-    c = np.vstack([system.C, np.zeros((m, n)), system.C])
-    d = np.zeros((2 * p + m, 2 * m + p))
-    d[p : p + m, m + p :] = small * np.eye(m)
-    d[p + m :, m : m + p] = small * np.eye(p)
-    try:
-        out = slycot.sb10ad(n, 2 * m + p, 2 * p + m, m, p, 1e6, system.A, b, c, d, job=1, gtol=1e-6)
-    except (SlycotArithmeticError, SlycotParameterError):
-        return math.inf
-    return 1.0 / float(out[0])
+    best = math.inf
+    for small in (1e-6, 1e-4, 1e-2):
+        b = np.hstack([system.B, np.zeros((n, p)), system.B])
+        c = np.vstack([system.C, np.zeros((m, n)), system.C])
+        d = np.zeros((2 * p + m, 2 * m + p))
+        d[p : p + m, m + p :] = small * np.eye(m)
+        d[p + m :, m : m + p] = small * np.eye(p)
+        try:
+            out = slycot.sb10ad(n, 2 * m + p, 2 * p + m, m, p, 1e6, system.A, b, c, d, job=1, gtol=1e-6)
+        except (SlycotArithmeticError, SlycotParameterError):
+            continue
+        best = min(best, float(out[0]))
+    return 1.0 / best if 0.0 < best < math.inf else math.inf

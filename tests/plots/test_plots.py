@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lipctrl import plots
-from lipctrl.analysis import structured_gain_margin, trade_off
+from lipctrl.analysis import separating_pair, structured_gain_margin, trade_off
 from lipctrl.analysis.srg import scaled_relative_graphs
 from tests.plots.subjects import (
     BALL,
@@ -24,6 +24,7 @@ from tests.plots.subjects import (
     grid_of_verdicts,
     metrics,
     network,
+    portrait,
     simulation,
     stability_report,
     trajectories,
@@ -40,9 +41,11 @@ CASES = {
         1,
     ),
     "trade_off_plot": (lambda _: (trade_off(double_integrator(), prices=[0.1, 1.0]),), 1),
+    "pair_plot": (lambda _: (separating_pair(lambda x, d: 1.01 * x, 1, steps=9, tries=1),), 1),
     "pole_spread_plot": (lambda _: (plots.pole_spread(PLANT, BALL, samples=20),), 1),
     "robustness_map_plot": (lambda _: (grid_of_verdicts(),), 1),
     "region_plot": (lambda _: (ellipsoid(),), 1),
+    "portrait_plot": (lambda _: (portrait(),), 1),
     "trajectory_plot": (lambda _: (trajectories(),), 2),
     "training_curve": (lambda tmp: (metrics(tmp),), 2),
     "pareto_plot": (

@@ -127,3 +127,11 @@ def test_analysis_never_imports_torch():
         "assert 'torch' not in sys.modules and r.verdict == 'certified'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_an_environment_without_a_linearisation_is_told_where_to_get_one():
+    class Black:
+        action_space = observation_space = None
+
+    with pytest.raises(ValueError, match="sample_model"):
+        lipctrl.analyze(Black(), IncrementalBall([[0.0]], 0.1))

@@ -7,6 +7,7 @@ import itertools
 import control
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 from lipctrl import rules
 from lipctrl.analysis import IncrementalBall, ball_test
@@ -173,3 +174,34 @@ def test_every_whole_delay_of_a_box_is_judged():
     for bad in ({"integers": ["mass"]}, {"integers": ["gain"]}):
         with pytest.raises(ValueError, match=r"box|whole"):
             sampled_box(build, {"gain": (0.2, 0.8), "delay": (0, 2)}, lambda p: 2.0, **bad)
+
+
+def test_a_stable_plant_with_some_states_unmeasured_needs_no_starting_gain():
+    plant = control.ss(
+        [[0, 1, 0], [-2, -0.6, 1], [0, 0, -3]], [[0], [0], [3]], [[1, 0, 0], [0, 1, 0]], np.zeros((2, 1))
+    )
+    found = best_gain(plant)
+    assert found.lipschitz > 3.0 * max_lipschitz(plant, np.zeros((1, 2)))
+    assert found.lipschitz == max_lipschitz(plant, found.gain)
+    # sb10ad claims 0.0078 for this plant at its smallest regularisation: a proved budget refutes it.
+    assert found.bound >= found.lipschitz
+    with pytest.raises(ValueError, match="start=K"):
+        best_gain(control.tf([1], [1, 1, -1]))
+
+
+def test_attacks_say_what_they_found():
+    def apart(x, d):
+        return 1.1 * x
+
+    def together(x, d):
+        return 0.9 * x
+
+    grown, shrunk = (separating_pair(step, 2, steps=20, tries=2) for step in (apart, together))
+    assert grown.separates
+    assert "separates" in str(grown)
+    np.testing.assert_allclose(grown.distance, 1e-3 * 1.1 ** np.arange(21), rtol=1e-6)
+    assert "proves nothing" in str(shrunk)
+    ax = grown.plot()
+    assert "separates" in ax.get_title(loc="left")
+    assert "nothing found" in shrunk.plot().get_title(loc="left")
+    plt.close("all")

@@ -70,7 +70,7 @@ class Ellipsoid:
 
     def _parts(self, m: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         d = m.T - self.center
-        size = np.abs(d) + np.abs(self.center) + np.abs(m.T)
+        size = np.abs(d) + np.abs(self.center) + np.abs(m.T) + r.T
         rounding = _SLACK * np.einsum("ni,ij,nj->n", size, np.abs(self.shape), size)
         first = 2.0 * np.abs(d @ self.shape) * r.T
         return self.value(m.T), first.sum(axis=1) * (1.0 + _SLACK), rounding

@@ -155,11 +155,12 @@ def _certified_delay(
         # Nothing was found on the way; look for the longest delay that can be proved.
         pole = float(np.abs(np.linalg.eigvals(loop.plant.A)).max(initial=0.0)) or 1.0
         sampled = 1e3 / pole
-    for share in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.6, 0.9, 0.99):
+
+    def proved(share: float) -> float | None:
         delay = sampled * (1.0 - share)
-        if tolerates_delays(loop, ball, chosen, delay, angle):
-            return delay
-    return 0.0
+        return delay if tolerates_delays(loop, ball, chosen, delay, angle) else None
+
+    return nearest_beyond(proved, (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.6, 0.9, 0.99)) or 0.0
 
 
 def _discrete(

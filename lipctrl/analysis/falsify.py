@@ -12,7 +12,7 @@ import numpy as np
 
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
-from lipctrl.analysis.slope_loop import SlopeLoop, slope_loop
+from lipctrl.analysis.slope_loop import SlopeLoop, require_fit, slope_loop
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,7 @@ def unstable_equilibrium(
     """
     system = _discrete(plant)
     graph = policy_graph(policy_certificate(policy))
+    require_fit(system, graph)
     rng = np.random.default_rng(seed)
     n = system.states
     # Equilibria: (I - A)x in the range of B.

@@ -26,7 +26,10 @@ STEPS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
 
 def nearest_beyond(attempt: Callable[[float], Found | None], steps: Sequence[float] = STEPS) -> Found | None:
-    """Return what the smallest step found to work gives: steps grow until one works, then the last gap is halved."""
+    """Return what the smallest step found to work gives: steps grow until one works, then the last gap is halved.
+
+    It serves the searches for what destabilises, and those for what is proved on the other side.
+    """
     failed, found = 0.0, None
     for working in steps:
         found = attempt(working)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.blocks import realized_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
 from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, phase_of_disk
@@ -39,12 +39,14 @@ class IncrementalDiskMargin(DiskEnds):
     scaling : the constants d_i of the proof of `alpha_varying`, relative to the ball's.
     destabilization : what is seen at `falsified`.
     channels : the certified `alpha` of one channel perturbed alone, where there are several.
+    scope : sentences that say where the claim holds if not everywhere.
     """
 
     falsified: float
     scaling: np.ndarray
     destabilization: Destabilization | None
     channels: tuple[float, ...] = ()
+    scope: tuple[str, ...] = ()
 
     def simulate(self, *, varying: bool = False) -> MarginSimulation:
         """Simulate the loop just inside and just outside the falsified end; ValueError where there is none.
@@ -66,6 +68,7 @@ class IncrementalDiskMargin(DiskEnds):
         )
         if self.channels:
             text += ", single channels α ≤ " + ", ".join(f"{a:.6g}" for a in self.channels)
+        text = with_scope(text, self.scope)
         if self.destabilization is not None:
             text += f"; falsified {self.destabilization}"
         return text + self._varying_text()
@@ -107,7 +110,7 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
     skew = float(skew)
     if not math.isfinite(skew):
         raise ValueError(f"skew is {skew}; expected a finite number (0 is balanced)")
-    ball = as_ball(policy)
+    ball = global_ball(policy)
     loop = certified_loop(sys, ball, "α = 0")
     every = tuple(range(ball.actions))
     problem = disk_problem(loop, ball, every, skew)
@@ -132,6 +135,7 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
         scaling=scaling,
         destabilization=fixed,
         varying=moving,
+        scope=ball.scope,
     )
     if len(every) == 1:
         return margin

@@ -99,8 +99,9 @@ def slope_loop(
     """Close u = K₀y + k(π(y) - K₀y) + r around a plant; None where I - F₀D is not provably invertible.
 
     `factor` is k, or (low, high): the loop then encloses those of every k between. `fixed` is K₀ (zero when None, so
-    that the whole policy is scaled). Positive feedback.
+    that the whole policy is scaled). Positive feedback. ValueError where plant and policy do not fit.
     """
+    require_fit(plant, graph)
     f0, f1 = graph.f0, _times(factor, graph.f1)
     if factor != 1.0:
         center = Enclosure.exact(np.zeros(f0.shape) if fixed is None else fixed)
@@ -129,6 +130,16 @@ def slope_loop(
         owner=graph.owner,
         sample_time=plant.sample_time,
     )
+
+
+def require_fit(plant: Realization, graph: PolicyGraph) -> None:
+    """Raise ValueError unless the policy maps the plant's outputs to its inputs."""
+    actions, observations = graph.f0.shape
+    if (actions, observations) != (plant.inputs, plant.outputs):
+        raise ValueError(
+            f"the policy maps {observations} observations to {actions} actions, the plant has {plant.outputs} outputs "
+            f"and {plant.inputs} inputs; expected a policy with {plant.outputs} observations and {plant.inputs} actions"
+        )
 
 
 def _weighted(left: Enclosure, weight: Enclosure, right: Enclosure) -> Enclosure:

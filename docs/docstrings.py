@@ -21,7 +21,10 @@ HEADINGS = (
     "References",
     "See Also",
 )
-ITEM = re.compile(r"^(?P<names>[\w*]+(?:\[\w+\])?(?:, [\w*]+)*) ?: (?P<text>.*)$")
+NAMES = r"[\w*]+(?:\[\w+\])?(?:, [\w*]+)*"
+ITEM = re.compile(rf"^(?P<names>{NAMES}) ?: (?P<text>.*)$")
+# Short items may share a line: "plant : a system; order : 1 … 12".
+NEXT_ITEM = re.compile(rf"(?:[;.]\s+|\s{{2,}})(?={NAMES} : )")
 
 
 def to_markdown(text: str) -> str:
@@ -29,17 +32,17 @@ def to_markdown(text: str) -> str:
     lines, out, section, k = text.splitlines(), [], "", 0
     while k < len(lines):
         line = lines[k]
-        ruled = k + 1 < len(lines) and set(lines[k + 1].strip()) == {"-"} and line.strip() in HEADINGS
-        if ruled:
-            section = line.strip()
-            out += ["", f"**{section}**", ""]
+        named = [h for h in HEADINGS if line.strip() == h or line.strip().startswith(f"{h} ")]
+        if named and k + 1 < len(lines) and set(lines[k + 1].strip()) == {"-"}:
+            (section,) = named
+            out += ["", f"**{line.strip()}**", ""]
             k += 2
         elif line.lstrip().startswith(">>>"):
             block, k = _example(lines, k)
             out += ["", *block, ""]
-        elif section in {"Parameters", "Attributes"} and (item := ITEM.match(line)):
-            text, k = _paragraph(lines, k + 1, item["text"])
-            out.append(f"- **{item['names']}** — {text}")
+        elif section in {"Parameters", "Attributes", "Raises"} and ITEM.match(line):
+            text, k = _paragraph(lines, k + 1, line)
+            out += [_item(part) for part in NEXT_ITEM.split(text)]
         elif (
             section == "Raises"
             and re.fullmatch(r"[\w.]+(, [\w.]+)*(\.\.\.)?:?", line.strip())
@@ -54,6 +57,11 @@ def to_markdown(text: str) -> str:
             out.append(line)
             k += 1
     return "\n".join(out).strip()
+
+
+def _item(text: str) -> str:
+    names, _, meaning = text.partition(":")
+    return f"- **{names.strip().replace('*', chr(92) + '*')}** — {meaning.strip()}"
 
 
 def _paragraph(lines: list[str], k: int, first: str) -> tuple[str, int]:

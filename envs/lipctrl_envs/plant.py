@@ -57,7 +57,8 @@ class Plant(ABC):
 
     Raises
     ------
-    TypeError : an unknown keyword.   ValueError : a value out of range, saying which and what to pass.
+    TypeError : an unknown keyword.
+    ValueError : a value out of range, saying which and what to pass.
     """
 
     dt: float = 0.02
@@ -118,6 +119,8 @@ class Plant(ABC):
     def lure_form(self, region: Mapping[str, float] | None = None) -> LureForm:
         """Return the plant as a linear system with slope-restricted nonlinearities, valid on a region.
 
+        Parameters
+        ----------
         region : name of a state or action -> bound on its absolute value (its unit); the plant's own
             operating region where it is not given.
         """
@@ -279,6 +282,8 @@ class Plant(ABC):
     ) -> Tensor:
         """Return the next state (..., n); the action (..., m) saturates first. Differentiable, any device.
 
+        Parameters
+        ----------
         disturbance : (..., d) in physical units, None for none.
         parameters : physical parameters that differ from this plant's, as tensors of the batch shape.
         """

@@ -76,6 +76,14 @@ def test_house_style_becomes_markdown():
     text = "Claim.\n\nParameters\n----------\nx, y : shape (n,),\n    in metres.\n*runs : some.\n\nThe rest.\n\n" \
         "Raises\n------\nValueError\n    For NaN.\n\nExamples\n--------\n>>> 1 + 1\n2"  # fmt: skip
     assert load_converter()(text) == (
-        "Claim.\n\n\n**Parameters**\n\n- **x, y** — shape (n,), in metres.\n- ***runs** — some.\n\nThe rest.\n\n\n"
+        "Claim.\n\n\n**Parameters**\n\n- **x, y** — shape (n,), in metres.\n- **\\*runs** — some.\n\nThe rest.\n\n\n"
         "**Raises**\n\n- **ValueError** — For NaN.\n\n\n**Examples**\n\n\n```pycon\n>>> 1 + 1\n2\n```"
+    )
+
+
+def test_items_that_share_a_line_become_items_of_a_list():
+    text = "Parameters common to all\n----------\na : of m; b, c : of s.\n\nRaises\n------\nTypeError : for words."
+    assert load_converter()(text) == (
+        "**Parameters common to all**\n\n- **a** — of m\n- **b, c** — of s.\n\n\n"
+        "**Raises**\n\n- **TypeError** — for words."
     )

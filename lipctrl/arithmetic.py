@@ -5,6 +5,9 @@ nearest: a computed inner product of length k, in any order and with or without 
 from the exact one by at most γ_k |a|ᵀ|b| plus k underflows, γ_k = k u / (1 - k u), u = 2⁻⁵³ (Higham,
 Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1). `Dyadic` holds Python integers over a
 power of two and makes no error at all. A proof is written once, against the operations they share.
+
+Proofs of certificates, real throughout, compute here; frequency responses of loops, which are complex, in
+`lipctrl.analysis.midrad.MidRad`.
 """
 
 from __future__ import annotations

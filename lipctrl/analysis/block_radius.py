@@ -60,7 +60,7 @@ def structured_radius(
     ----------
     sys : plant P as `as_realization` takes it; gain : K (inputs, outputs) or None (zero). Sign: negative feedback.
     blocks : pairs (rows, columns) of the Δ_i; by default one block a scalar where E and F give as many rows as columns.
-    left : E (inputs, Σ rows), right : F (Σ columns, outputs); identities by default.
+    left : E (inputs, Σ rows); right : F (Σ columns, outputs); identities by default.
 
     Raises
     ------

@@ -116,10 +116,15 @@ class PadeDelay:
     coefficients: np.ndarray = field(repr=False)
 
     def error(self, omega: Any) -> np.ndarray:
-        """Return a proved bound of |e^{-jωτ} - F(jω)| at frequencies [rad/s], at most 2."""
+        """Return a proved bound of |e^{-jωτ} - F(jω)| at frequencies [rad/s], at most 2; ValueError for NaN."""
         x = np.abs(np.asarray(omega, dtype=np.float64)) * self.tau
-        powers = x[..., None] ** (2.0 * np.arange(len(self.coefficients)) + 1.0)
-        return np.minimum((powers @ self.coefficients) * (1.0 + 1e-12), 2.0)
+        if np.isnan(x).any():
+            raise ValueError("omega holds NaN; expected frequencies [rad/s]")
+        with np.errstate(over="ignore", invalid="ignore"):
+            powers = x[..., None] ** (2.0 * np.arange(len(self.coefficients)) + 1.0)
+            bound = (powers @ self.coefficients) * (1.0 + 1e-12)
+        # A coefficient of zero times an infinite power is no statement: two all-pass filters differ by at most 2.
+        return np.where(bound < 2.0, bound, 2.0)
 
     def weight(self) -> Any:
         """Return W as a `control.StateSpace`: a high-pass filter of one channel, |W(jω)| ≥ error(ω) everywhere."""

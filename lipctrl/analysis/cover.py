@@ -49,6 +49,7 @@ class _Strips(NamedTuple):
 
 def cover_gain(form: ModalForm, tolerance: float) -> GainBound:
     """Bound sup over ν ≥ 0 of ‖G(jν)‖₂ from both sides, to `tolerance` relative if rounding and work allow."""
+    # What overflows ends in infinite or undefined bounds, which prove nothing.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return _Search(form, tolerance).run()
 
@@ -126,9 +127,9 @@ class _Search:
         values = _norms(response, form.d.shape, self._best)
         peak = _largest_of(values)
         if not peak <= self._best * (1.0 + _TIE):
-            # Of equal gains the first counts, so that a flat response peaks at zero.
-            k = int((values >= peak * (1.0 - _TIE)).argmax())
-            self._best, self._at = float(values[k]), float(points[k])
+            # Of equal gains the first sample counts, so that a flat response peaks at zero.
+            k = values.argmax() if values.item(0) < peak * (1.0 - _TIE) else 0
+            self._best, self._at = values.item(k), points.item(k)
         return values, np.abs(inverse)
 
     def _focused(
@@ -160,10 +161,11 @@ class _Search:
         growth = 1.0 + min(0.85 * math.sqrt(0.5 * curvature / bend), 2.0)
         start = 0.5 * math.sqrt(self._tolerance / bend)
         low, high = max(k - 2, 0), min(k + 2, len(points) - 1)
-        within: list[float] = points[low : high + 1].tolist()
-        steps = _steps(start, growth, max(within[-1] - peak, peak - within[0]))
-        more = {*within[1:-1], peak, *(peak + step for step in steps), *(peak - step for step in steps)}
-        inner = np.array(sorted(nu for nu in more if within[0] < nu < within[-1]))
+        begin, end = points.item(low), points.item(high)
+        steps = _steps(start, growth, max(end - peak, peak - begin))
+        inner = np.concatenate((points[low + 1 : high], peak + steps, peak - steps))
+        inner.sort()
+        inner = inner[inner.searchsorted(begin, "right") : inner.searchsorted(end)]
         if not inner.size:
             return points, values, near
         gains, distances = self._sampled(inner)
@@ -179,7 +181,7 @@ class _Search:
         low, middle, high = (1.0 / np.square(values)).tolist()
         curvature = low - 2.0 * middle + high
         shift = 0.5 * step * (low - high) / curvature if curvature > 0.0 else 0.0
-        return (peak + shift if abs(shift) <= 2.0 * step else peak), near[1]
+        return (peak + shift if abs(shift) <= 6.0 * step else peak), near[1]
 
     def _bounds(self, strips: _Strips, target: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return upper bounds on the intervals, the larger sample, and the chord's error."""
@@ -190,7 +192,7 @@ class _Search:
         cube = (points[:, 1:] - points[:, :-1])[:, :, None] * near
         cube *= cube
         cube *= near
-        bend = cube.dot(self._quarter)
+        bend = cube.reshape(-1, cube.shape[2]).dot(self._quarter).reshape(cube.shape[:2])
         ends = np.maximum(values[:, :-1], values[:, 1:])
         upper = ends + bend
         if not _largest_of(upper) <= target:
@@ -247,11 +249,20 @@ def _parts(excess: np.ndarray) -> int:
     return 16 if not worst < 256.0 else max(2, math.ceil(math.sqrt(worst) * 1.05))
 
 
-def _steps(start: float, growth: float, reach: float) -> list[float]:
-    """Return a geometric sequence below `reach`, or nothing where it would be long."""
+def _steps(start: float, growth: float, reach: float) -> np.ndarray:
+    """Return zero and a geometric sequence up to `reach`, or zero alone where that would be long."""
     if not (growth > 1.1 and 0.0 < start < reach):
-        return []
-    return [start * growth**k for k in range(math.ceil(math.log(reach / start) / math.log(growth)))]
+        return _ZERO
+    steps = growth ** _counted(math.ceil(math.log(reach / start) / math.log(growth)) + 1)
+    steps *= start
+    steps[0] = 0.0
+    return steps
+
+
+@lru_cache(maxsize=256)
+def _counted(count: int) -> np.ndarray:
+    """Return -1, 0, 1, … as doubles."""
+    return np.arange(count) - 1.0
 
 
 @lru_cache(maxsize=256)

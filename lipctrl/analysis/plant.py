@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -82,7 +82,7 @@ class Realization:
         if self.states == 0:
             return self, np.ones(0)
         t = equilibrate(self.A)
-        if (t == 1.0).all():
+        if not np.count_nonzero(t != 1.0):
             return self, t
         rows, columns = 1.0 / t[:, None], t[None, :]
 
@@ -90,7 +90,8 @@ class Realization:
             return MidRad(matrix.mid * factor, None if matrix.rad is None else matrix.rad * factor)
 
         a, b, c = scaled(self.a, rows * columns), scaled(self.b, rows), scaled(self.c, columns)
-        return replace(self, a=a, b=b, c=c), t
+        kept = self.d, self.sample_time, self.timebase, self.static, self.redundant
+        return Realization(a, b, c, *kept), t
 
     def point(self, omega: Any) -> Any:
         """Return jω, or e^{jω·dt} in discrete time, for one frequency or an array of them [rad/s]."""
@@ -214,8 +215,7 @@ def _from_system(plant: Any, name: str) -> Realization:
         plain = all(type(m) is np.ndarray and m.dtype == np.float64 for m in exact)
         if plain and [m.size for m in exact] == [rows * columns for rows, columns in shapes]:
             flat = np.concatenate([m.ravel() for m in exact])
-            # A sum of squares overflows only where slower checks are affordable.
-            if math.isfinite(flat.dot(flat)):
+            if np.count_nonzero(np.isfinite(flat)) == flat.size:
                 a, b, c, d = _views(flat, shapes)
                 return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
         matrices = []

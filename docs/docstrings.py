@@ -22,7 +22,7 @@ HEADINGS = (
     "See Also",
 )
 NAMES = r"[\w*]+(?:\[\w+\])?(?:, [\w*]+)*"
-ITEM = re.compile(rf"^(?P<names>{NAMES}) ?: (?P<text>.*)$")
+ITEM = re.compile(rf"^{NAMES} : ")
 # Short items may share a line: "plant : a system; order : 1 … 12".
 NEXT_ITEM = re.compile(rf"(?:[;.]\s+|\s{{2,}})(?={NAMES} : )")
 

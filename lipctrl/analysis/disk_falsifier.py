@@ -34,7 +34,8 @@ def smallest_disks(loop: DiskLoop, found: Pointwise) -> SingularDisks | None:
     search.tries([found.frequency])
     if search.open:
         near = found.frequency * np.array([0.5, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 2.0])
-        search.tries([0.0, *near, *([top] if math.isfinite(top) else []), *loop.grid])
+        far = [top] if math.isfinite(top) else [loop.grid[-1] * 10.0**k for k in range(1, 5)]
+        search.tries([0.0, *near, *far, *loop.grid])
     reach = 0.1 * search.omega
     for _ in range(6):
         if not search.open:

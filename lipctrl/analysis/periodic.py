@@ -84,23 +84,26 @@ class PeriodicBlocks:
 
 def periodic_destabilization(loop: DiskLoop, d: np.ndarray, alpha: float) -> Destabilization | None:
     """Return time-varying blocks that destabilise near an α that the constant scaling d proves and no other exceeds."""
+    found = periodic_blocks(loop, d, alpha)
+    return None if found is None else _seen(loop, *found)
+
+
+def periodic_blocks(loop: DiskLoop, d: np.ndarray, alpha: float) -> tuple[float, PeriodicBlocks] | None:
+    """Return the smallest α found at which blocks that mix frequencies make the loop singular, and waveforms."""
     if loop.system.states == 0 or not 0.0 < alpha < math.inf:
         return None
     lines, near = _lines(loop, d, alpha)
-    if not len(lines):
-        return None
     best: tuple[float, PeriodicBlocks] | None = None
     for fineness in _FINENESS:
         period, exact = _commensurate(loop, lines, near, fineness)
         found = _smallest(loop, d, exact, alpha)
         if found is None:
             continue
-        value, worst = found
-        if best is None or value < best[0]:
-            best = value, _waveforms(loop, worst, exact, period, value)
+        if best is None or found[0] < best[0]:
+            best = found[0], _waveforms(loop, found, exact, period)
         if best[0] <= alpha * (1.0 + 1e-5):
             break
-    return None if best is None else _seen(loop, *best)
+    return best
 
 
 def _seen(loop: DiskLoop, alpha: float, blocks: PeriodicBlocks) -> Destabilization | None:
@@ -243,12 +246,12 @@ def _balanced(mixed: np.ndarray, shapes: Shapes) -> list[np.ndarray] | None:
 
 
 def _waveforms(
-    loop: DiskLoop, worst: WorstBlocks, lines: np.ndarray, period: float, alpha: float
+    loop: DiskLoop, worst: tuple[float, WorstBlocks], lines: np.ndarray, period: float
 ) -> PeriodicBlocks:
     """Return the waveforms of rank-one blocks over the lines, from the signals for which the loop is singular."""
     count = len(lines)
-    mixed = _mixed([loop.weighted(alpha, float(w)) for w in lines], loop.shapes)
-    delta = scipy.linalg.block_diag(*worst.blocks)
+    mixed = _mixed([loop.weighted(worst[0], float(w)) for w in lines], loop.shapes)
+    delta = scipy.linalg.block_diag(*worst[1].blocks)
     values, vectors = np.linalg.eig(delta @ mixed)
     w = vectors[:, int(np.argmin(np.abs(values - 1.0)))]
     q = mixed @ w

@@ -16,8 +16,8 @@ import numpy as np
 from lipctrl.analysis.disk_loop import LARGEST, DiskLoop
 from lipctrl.analysis.popov import clear_band
 
-# Relative distances below the sampled α that are tried, and the bands that a proof may take.
-_SHARES, _MOST_BANDS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2), 80
+# Relative distances below the sampled α that are tried, and the bands that each may take.
+_SHARES = ((1e-7, 40), (1e-6, 60), (1e-5, 120), (1e-4, 240), (1e-3, 240), (1e-2, 240))
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ def pointwise_alpha(loop: DiskLoop, alpha: float, omega: float, d: np.ndarray) -
     if len(d) == 1 or not alpha > 0.0 or alpha >= LARGEST * (1.0 - 1e-6):
         return Pointwise(alpha, alpha, omega, d, (constant,))
     search = _Search(loop, d)
-    sampled, where = search.lowest(omega if math.isfinite(omega) else float(loop.grid[-1]))
-    for share in _SHARES:
+    sampled, where = search.lowest(omega)
+    for share, most in _SHARES:
         for _ in range(6):
             level = sampled * (1.0 - share)
             if not level > alpha * (1.0 + 1e-9):
                 return Pointwise(alpha, max(sampled, alpha), where, search.at(where)[0], (constant,))
-            bands, failed = _cover(loop, search, level, where)
+            bands, failed = _cover(loop, search, level, (where, share, most))
             if not bands and failed is not None and search.at(failed)[1] < sampled:
                 sampled, where = search.lowest(failed)
                 continue
@@ -86,10 +86,12 @@ class _Search:
     def at(self, omega: float) -> tuple[np.ndarray, float]:
         """Return the scalings of all blocks at a frequency and the α that they give there."""
         if omega not in self._found:
-            near = min(self._found, key=lambda w: abs(w - omega), default=None)
-            start = self._start if near is None else self._found[near][0]
             responses = self._loop.responses(np.array([omega]))
-            d, level = self._loop.best(responses, start, radius=6.0, tolerance=1e-7)
+            near = min(self._found, key=lambda w: abs(w - omega), default=None)
+            start, radius = (self._start, 8.0) if near is None else (self._found[near][0], 2.0)
+            d, level = self._loop.best(responses, start, radius=radius, tolerance=1e-7)
+            if radius < 8.0 and np.abs(np.log(d / start)).max() > 0.8 * radius:
+                d, level = self._loop.best(responses, self._start, radius=8.0, tolerance=1e-7)
             alpha = 1.0 / math.sqrt(level) if 0.0 < level < 1e299 else (LARGEST if level <= 0.0 else 0.0)
             self._found[omega] = d, min(alpha, LARGEST)
         return self._found[omega]
@@ -97,12 +99,12 @@ class _Search:
     def lowest(self, omega: float) -> tuple[float, float]:
         """Return the smallest α over frequency, and where, searched from a frequency on."""
         top = self._loop.top
-        grid = np.unique(np.concatenate([self._loop.grid, [omega], [top] if math.isfinite(top) else []]))
+        grid = np.unique(np.concatenate([self._loop.grid, [omega], [top]]))
         best, where = self._among(grid, omega)
         for _ in range(6):
             k = int(np.searchsorted(grid, where))
             left, right = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
-            if not right - left > 1e-9 * right:
+            if not (right - left > 1e-9 * right and math.isfinite(right)):
                 break
             grid = np.unique(np.append(np.linspace(left, right, 9), where))
             best, where = self._among(grid, where)
@@ -130,9 +132,17 @@ class _Search:
 
 
 def _cover(
-    loop: DiskLoop, search: _Search, level: float, start: float
+    loop: DiskLoop, search: _Search, level: float, limits: tuple[float, float, int]
 ) -> tuple[tuple[Band, ...], float | None]:
-    """Return bands that prove the level on the whole axis; none, and where that failed, otherwise."""
+    """Return bands that prove the level on the whole axis; none, and where that failed, otherwise.
+
+    `limits` are the frequency to start from, the level's relative distance below the α there, and how many bands may be
+    used. Away from a peak the room for a scaling grows like the square of the distance, so bands stay as narrow as the
+    first up to about the root of the relative distance: a first band that is too narrow for that ends the attempt.
+    """
+    # Infinity has no band around it, but the last band may reach it.
+    start, share, most = min(limits[0], float(loop.grid[-1])), *limits[1:]
+    most = min(most, max(1000 // max(loop.system.states, 1), 20))
 
     def band_at(omega: float) -> Band | None:
         d = loop.of_blocks(search.at(omega)[0])
@@ -142,12 +152,24 @@ def _cover(
     first = band_at(start)
     if first is None:
         return (), start
-    bands, low, high = [first], first.low, first.high
-    while len(bands) < _MOST_BANDS and (low > 0.0 or high < loop.top):
-        omega = low if low > 0.0 else high
-        band = band_at(omega)
-        if band is None or not (band.low < low or band.high > high):
-            return (), omega
+    if (first.high - first.low) * most < math.sqrt(share) * start:
+        return (), None
+    bands, lowest, highest = [first], first, first
+    while len(bands) < most and (lowest.low > 0.0 or highest.high < loop.top):
+        if lowest.low > 0.0:
+            # A band reaches to both sides: look ahead by most of the last one's width, or where it ended.
+            ahead = max(lowest.low - 0.7 * (lowest.at - lowest.low), 0.0)
+            band = next((b for w in (ahead, lowest.low) if (b := band_at(w)) and b.high >= lowest.low), None)
+            if band is None or not band.low < lowest.low:
+                return (), lowest.low
+            lowest = band
+        else:
+            ahead = min(highest.high + 0.7 * (highest.high - highest.at), loop.top)
+            band = next(
+                (b for w in (ahead, highest.high) if (b := band_at(w)) and b.low <= highest.high), None
+            )
+            if band is None or not band.high > highest.high:
+                return (), highest.high
+            highest = band
         bands.append(band)
-        low, high = min(low, band.low), max(high, band.high)
-    return (tuple(bands), None) if low <= 0.0 and high >= loop.top else ((), None)
+    return (tuple(bands), None) if lowest.low <= 0.0 and highest.high >= loop.top else ((), None)

@@ -32,8 +32,8 @@ from lipctrl.analysis.sweep import ModalSweep, Modes
 # eigenvectors, as with delays, it is the only way, and worth more.
 _KYP_STATES = 40
 _KYP_STATES_DEFECTIVE = 120
-# Where crossings are wanted, discs of eigenvalues on the boundary may be of this size relative to the spectrum's.
-_FLOOR = 1e-9
+# Where crossings are wanted, discs of eigenvalues on the boundary may be of these sizes relative to the spectrum's.
+_FLOORS = (1e-9, 1e-12, 1e-7)
 # Rounds of better samples before the gap grows: convergence is quadratic, so more only chase rounding.
 _SAMPLES = 30
 
@@ -159,11 +159,16 @@ def clear_band(form: PopovForm, level: float, omega: float) -> tuple[float, floa
     """
     if form.states == 0 or not (math.isfinite(level) and math.isfinite(omega)):
         return (-math.inf, math.inf) if level_test(form, level).proved else None
-    discs = _pencil_spectrum(form, level, _FLOOR)
-    if discs is None or not _value_bound(form, level, omega) > 0.0:
+    if not _value_bound(form, level, omega) > 0.0:
         return None
-    _, left, right = _touched(form, discs)
-    if not ((right < omega) | (left > omega)).all():
+    for floor in _FLOORS:
+        discs = _pencil_spectrum(form, level, floor)
+        if discs is None:
+            return None
+        _, left, right = _touched(form, discs)
+        if ((right < omega) | (left > omega)).all():
+            break
+    else:
         return None
     low, high = right[right < omega].max(initial=-math.inf), left[left > omega].min(initial=math.inf)
     if not form.system.is_discrete and (math.isinf(low) or math.isinf(high)):

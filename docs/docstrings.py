@@ -29,7 +29,8 @@ NEXT_ITEM = re.compile(rf"(?:[;.]\s+|\s{{2,}})(?={NAMES} : )")
 
 def to_markdown(text: str) -> str:
     """Return Markdown for a docstring: bold section names, a list item an argument, fenced examples."""
-    lines, out, section, k = text.splitlines(), [], "", 0
+    # Markdown would take the subscripts of two norms, ‖x‖_P and ‖y‖_P, for emphasis of all between them.
+    lines, out, section, k = text.replace("‖_", "‖\\_").splitlines(), [], "", 0
     while k < len(lines):
         line = lines[k]
         named = [h for h in HEADINGS if line.strip() == h or line.strip().startswith(f"{h} ")]

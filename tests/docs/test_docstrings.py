@@ -82,8 +82,15 @@ def test_house_style_becomes_markdown():
 
 
 def test_items_that_share_a_line_become_items_of_a_list():
-    text = "Parameters common to all\n----------\na : of m; b, c : of s.\n\nRaises\n------\nTypeError : for words.\nSource: a paper."
+    text = (
+        "Parameters common to all\n----------\na : of m; b, c : of s.\n\n"
+        "Raises\n------\nTypeError : for words.\nSource: a paper."
+    )
     assert load_converter()(text) == (
         "**Parameters common to all**\n\n- **a** — of m\n- **b, c** — of s.\n\n\n"
         "**Raises**\n\n- **TypeError** — for words.\n\nSource: a paper."
     )
+
+
+def test_subscripts_of_norms_are_no_emphasis():
+    assert load_converter()("‖x‖_P ≤ ‖y‖_P") == r"‖x‖\_P ≤ ‖y‖\_P"

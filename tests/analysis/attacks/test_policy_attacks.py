@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import control
 import numpy as np
 import pytest
 
 from lipctrl import rules
+from lipctrl.analysis import analyze
+from lipctrl.analysis.ball import as_ball
 from lipctrl.analysis.lure_loop import lure_loop, neuron_slopes
 from lipctrl.analysis.policy_graph import policy_graph
 from lipctrl.analysis.recentre import recentred_ball
 from lipctrl.analysis.region import region_of_attraction
 from lipctrl.analysis.sectors import neuron_sectors
 from lipctrl_envs.lure import LureForm
+from tests.analysis.nonlinear.conftest import random_network
 
 
 def linear_form(a, b, c=None):
@@ -106,3 +110,41 @@ def test_local_slopes_count_what_sorting_passes_on(seed, kind):
     # The slopes at single points, too.
     if kind == "slopes":
         assert (1.0 / np.cosh(v[:, last]) ** 2 >= low[last] - 1e-12).all()
+
+
+def scaled_policies():
+    """Return policies whose observation scale and limits change their gain by orders of magnitude."""
+    rng = np.random.default_rng(3)
+    scale = np.array([1e-2, 50.0, 0.3])
+    net = random_network(7, 3, 2, 5, 1.0)
+    small = rules.series(rules.scaling(1.0 / scale), net)
+    limited = rules.projection(small, [-0.2, -0.5], [0.1, 3.0])
+    gain = 0.3 * rng.standard_normal((2, 3))
+    return {
+        "scaled": small,
+        "limited": limited,
+        "residual": rules.projection(rules.centered(gain, small), [-1, -2], [2, 1]),
+    }
+
+
+@pytest.mark.parametrize("name", ["scaled", "limited", "residual"])
+def test_the_scale_of_observations_and_the_limits_are_in_every_reading(name):
+    policy = scaled_policies()[name]
+    y = np.random.default_rng(0).standard_normal((500, 3)) * [1e-2, 50.0, 0.3]
+    near = y + 1e-4 * np.random.default_rng(1).standard_normal(y.shape) * [1e-2, 50.0, 0.3]
+    ball = as_ball(policy)
+    steps = ball.policy(near) - ball.policy(y) - (near - y) @ ball.center.T
+    ratios = np.linalg.norm(steps, axis=1) / np.linalg.norm(near - y, axis=1)
+    assert ratios.max() <= ball.radius * (1 + 1e-9)
+    assert ratios.max() > 1.0  # in scaled units it would be below one
+    assert np.allclose(policy_graph(policy).values(y)[0], policy.evaluate(y), atol=1e-12)
+    # A claim about the ball of a clipped residual is limited to where the clip rests, and says so.
+    assert bool(ball.scope) == (name == "residual")
+    if name == "residual":
+        plant = control.ss(0.5 * np.eye(3), np.zeros((3, 2)), np.eye(3), np.zeros((3, 2)), 0.1)
+        report = analyze(plant, policy, margins=False)
+        assert all(
+            "actuator limits" in " ".join(t.scope)
+            for t in report.tests
+            if t.name.startswith("incremental ball")
+        )

@@ -1,0 +1,175 @@
+"""Regions of attraction against simulation: random Lur'e forms, limits of every kind, points of the boundary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipctrl import rules
+from lipctrl.analysis.ellipsoid import Limit, prove_limit
+from lipctrl.analysis.l2_gain import regional_gain
+from lipctrl.analysis.lure_loop import lure_loop
+from lipctrl.analysis.region import region_of_attraction
+from lipctrl.analysis.slope_loop import prove_loop
+from lipctrl.arithmetic import Enclosure
+from lipctrl.positivity import NotProvedError
+from lipctrl_envs.lure import LureForm
+from tests.analysis.nonlinear.conftest import random_network
+from tests.analysis.nonlinear.test_region import pendulum
+
+
+def random_form(rng):
+    """Return a plant, unstable as often as not, with sines or tanh behind the state, the input or the output."""
+    n, m, k = int(rng.integers(1, 3)), int(rng.integers(1, 3)), int(rng.integers(0, 3))
+    a = rng.standard_normal((n, n))
+    a *= rng.uniform(0.7, 1.1) / np.abs(np.linalg.eigvals(a)).max()
+    psi = (np.sin, np.tanh)[rng.integers(2)]
+    z_max = rng.uniform(0.5, 3.0, k) if rng.random() < 0.6 else np.full(k, np.inf)
+    slope = np.cos if psi is np.sin else (lambda z: 1.0 / np.cosh(z) ** 2)
+    everywhere = -1.0 if psi is np.sin else 0.0
+    kind = rng.random()
+    return LureForm(
+        A=a, B=rng.standard_normal((n, m)), B_w=0.2 * rng.standard_normal((n, k)), C_z=rng.standard_normal((k, n)),
+        D_zu=0.3 * rng.standard_normal((k, m)) * (kind < 0.35),
+        lower=np.where(np.isfinite(z_max), slope(np.minimum(z_max, np.pi)), everywhere) - 1e-12, upper=np.ones(k),
+        z_max=z_max, C=np.eye(n), D_w=0.1 * rng.standard_normal((n, k)) * (kind > 0.65),
+        y_0=0.05 * rng.standard_normal(n) * (rng.random() < 0.4), dt=0.1, psi=psi,
+    )  # fmt: skip
+
+
+def random_task(seed):
+    """Return a form, an unclipped policy, the policy, limits of the actuator, and the arguments of the call."""
+    rng = np.random.default_rng(seed)
+    form = random_form(rng)
+    n, m = form.B.shape
+    x = scipy.linalg.solve_discrete_are(form.A, form.B, np.eye(n), np.eye(m))
+    gain = np.linalg.solve(np.eye(m) + form.B.T @ x @ form.B, form.B.T @ x @ form.A)
+    activation = ("tanh", "relu", "sigmoid")[rng.integers(3)]
+    core = rules.centered(-gain, random_network(seed, n, m, 4, 0.1, activation))
+    low, high = -rng.uniform(0.3, 3.0, m), rng.uniform(0.3, 3.0, m)
+    limit = rng.uniform(0.3, 3.0, m) if rng.random() < 0.5 else None
+    policy = rules.projection(core, low, high) if rng.random() < 0.6 else core
+    if policy is core:
+        low, high = np.full(m, -np.inf), np.full(m, np.inf)
+    if limit is not None:
+        low, high = np.maximum(low, -limit), np.minimum(high, limit)
+    cage = np.where(rng.random(n) < 0.3, np.inf, rng.uniform(0.5, 4.0, n)) if rng.random() < 0.6 else None
+    return form, core, policy, (low, high), {"action_limit": limit, "state_limits": cage, "decay": 0.999}
+
+
+def step(form, core, actuator, x):
+    """Return x⁺, the command, the applied action and z, from the equations and the certificate's own map."""
+    y = form.y_0 + x @ form.C.T + form.psi(x @ form.C_z.T) @ form.D_w.T
+    command = core.evaluate(y)
+    applied = np.clip(command, *actuator)
+    z = x @ form.C_z.T + applied @ form.D_zu.T
+    return x @ form.A.T + applied @ form.B.T + form.psi(z) @ form.B_w.T, command, applied, z
+
+
+def attack(seed, incremental):
+    form, core, policy, actuator, limits = random_task(seed)
+    try:
+        region = region_of_attraction(form, policy, incremental=incremental, **limits)
+    except ValueError:
+        return False
+    rng = np.random.default_rng(seed)
+    if region.is_global:
+        x = 10.0 * rng.standard_normal((60, len(region.center)))
+    else:
+        edge = region.boundary(120, 1)
+        x = np.vstack([edge, region.center + rng.random((40, 1)) * (edge[:40] - region.center)])
+    top = np.inf if limits["state_limits"] is None else limits["state_limits"]
+    energy = np.full(len(x), np.inf)
+    for _ in range(400):
+        after, command, applied, z = step(form, core, actuator, x)
+        d = after - region.center
+        if not region.is_global:
+            assert (np.abs(x) <= top * (1 + 1e-9) + 1e-12).all()
+            assert (np.abs(z) <= form.z_max * (1 + 1e-9)).all()
+            assert not incremental or (command == applied).all()
+            energy = np.einsum("ni,ij,nj->n", d, region.shape, d)
+            assert (energy <= 1.0 + 1e-9).all()
+        x = after
+    before = np.einsum("ni,ij,nj->n", *(lambda d: (d, region.shape, d))(x - region.center))
+    # 0.999^400 = 0.67 of the way is guaranteed, and the offset of the centre.
+    assert (np.sqrt(before) <= (0.68 + region.offset) * (30.0 if region.is_global else 1.0) + 1e-9).all()
+    return True
+
+
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 10**6), incremental=st.booleans())
+def test_no_trajectory_refutes_a_region(seed, incremental):
+    attack(seed, incremental)
+
+
+@pytest.mark.slow
+def test_no_trajectory_refutes_many_regions():
+    assert sum(attack(seed, bool(seed % 2)) for seed in range(40)) > 15
+
+
+@pytest.fixture(scope="module")
+def swing():
+    """Return a region of the pendulum."""
+    policy = rules.centered([[-1.2, -0.15]], random_network(0, 2, 1, 4, 0.1))
+    return region_of_attraction(pendulum(), policy, action_limit=0.7, state_limits=[2.5, 6.0])
+
+
+def test_a_changed_region_is_not_proved(swing):
+    loop = lure_loop(swing.form, swing.graph, swing.center).loop.with_slopes(*swing.slopes)
+    prove_loop(loop, swing.shape, swing.multipliers, swing.decay)
+    mirrored = swing.shape * np.array([[1.0, -1.0], [-1.0, 1.0]])
+    for shape, multipliers, decay in (
+        (mirrored, swing.multipliers, swing.decay),
+        (swing.shape, 0.0 * swing.multipliers, swing.decay),
+        (swing.shape, -swing.multipliers, swing.decay),
+        (swing.shape, swing.multipliers, 0.5),
+        (-swing.shape, swing.multipliers, swing.decay),
+    ):
+        with pytest.raises(NotProvedError):
+            prove_loop(loop, shape, multipliers, decay)
+    with pytest.raises(NotProvedError):
+        prove_loop(
+            loop.with_slopes(*(1.3 * s for s in swing.slopes)), swing.shape, swing.multipliers, swing.decay
+        )
+
+
+def test_a_limit_inside_the_ellipsoid_is_not_proved(swing):
+    loop = lure_loop(swing.form, swing.graph, swing.center).loop.with_slopes(*swing.slopes)
+    none = np.zeros(loop.channels)
+    for i, extent in enumerate(swing.extent):
+        row = Enclosure.exact(np.eye(loop.states, loop.states + loop.channels)[i : i + 1])
+        prove_limit(loop, Limit(row, 1.0001 * float(extent), "state"), swing.shape, none)
+        with pytest.raises(NotProvedError):
+            prove_limit(loop, Limit(row, 0.999 * float(extent), "state"), swing.shape, none)
+        with pytest.raises(NotProvedError):
+            prove_limit(loop, Limit(row, 1.0001 * float(extent), "state"), 0.9 * swing.shape, none)
+
+
+def test_no_disturbance_refutes_the_gain_in_a_region(swing):
+    """Power iteration on the linearisation about the centre and about other points gives the worst small signals."""
+    gain = regional_gain(swing)
+    assert np.isfinite(gain)
+    form, core = swing.form, swing.graph
+    points = np.vstack([swing.center, 0.5 * swing.boundary(6)])
+    worst = 0.0
+    for point in points:
+        slope = np.cos(point[:1])  # of the sine at this angle, frozen: one admissible slope
+        y = form.y_0 + point @ form.C.T
+        k = np.array([(core.values(y + e)[0] - core.values(y - e)[0]) / 2e-6 for e in 1e-6 * np.eye(2)]).T
+        a = form.A + form.B @ k + form.B_w @ (slope[:, None] * form.C_z)
+        for omega in np.linspace(0.0, np.pi, 400):
+            response = form.C @ np.linalg.solve(np.exp(1j * omega) * np.eye(2) - a, form.B)
+            worst = max(worst, float(np.linalg.norm(response, 2)))
+    assert 0.3 * gain < worst <= gain * (1 + 1e-6)
+
+
+def test_a_region_of_a_smaller_box_does_not_pass_for_a_larger(swing):
+    grown = replace(swing, shape=0.25 * swing.shape)
+    path, actions = grown.simulate(grown.boundary(60), 400)
+    outside = np.abs(actions).max() > 0.7 or not grown.contains(path[1:]).all()
+    assert outside

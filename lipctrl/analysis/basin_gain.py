@@ -106,14 +106,17 @@ def keeps(loop: CellLoop, core: Ellipsoid, room: np.ndarray, piece: tuple[float,
     center = equilibrium(scaled, 0.5 * (piece[0] + piece[1]))
     if center is None:
         return False
-    inner = inner_ellipsoid(scaled, center, room, boxes, reserve=0.6)
-    if isinstance(inner, str):
-        return False
-    try:
-        prove_decrease(scaled, core, Ellipsoid(center, inner[0]), boxes)
-    except NotProvedError:
-        return False
-    return True
+    # A fast contraction bears an equilibrium that moves with k, a slow one holds in a larger ellipsoid.
+    for reserve in (0.6, 0.1):
+        inner = inner_ellipsoid(scaled, center, room, boxes, reserve)
+        if isinstance(inner, str):
+            continue
+        try:
+            prove_decrease(scaled, core, Ellipsoid(center, inner[0]), boxes)
+        except NotProvedError:
+            continue
+        return True
+    return False
 
 
 def _unstable(loop: CellLoop, inside: float, limit: float) -> float | None:

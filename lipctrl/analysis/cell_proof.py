@@ -48,9 +48,9 @@ def positive_definite(matrices: Enclosure) -> np.ndarray:
     middle = 0.5 * (matrices.middle() + matrices.middle().transpose(0, 2, 1))
     finite = np.isfinite(middle).all(axis=(1, 2)) & np.isfinite(matrices.radius).all(axis=(1, 2))
     eye = np.eye(middle.shape[1])
-    values, vectors = np.linalg.eigh(np.where(finite[:, None, None], middle, eye))
+    values, vectors = np.linalg.eigh(np.where(np.expand_dims(finite, (1, 2)), middle, eye))
     possible = np.logical_and(finite, values.min(axis=1) > 0.0)
-    scaled = vectors / np.sqrt(np.where(possible[:, None], values, 1.0))[:, None, :]
+    scaled = vectors / np.sqrt(np.where(np.expand_dims(possible, 1), values, 1.0))[:, None, :]
     v = Enclosure.exact(scaled)
     near = product(transposed(v), product(matrices, v)) - Enclosure.exact(eye)
     sums = (np.abs(near.middle()) + near.radius).sum(axis=2).max(axis=1)

@@ -16,6 +16,7 @@ from lipctrl.plots.style import (
     fit_height,
     forbidden_look,
     legend_below,
+    room_across,
     shade_outside,
     styled,
 )
@@ -108,6 +109,7 @@ def _limits(ax: Axes, values: Complex, anchors: list[complex], reach: float = 2.
     pad = 0.08 * max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), 1e-12)
     ax.set_xlim(shown.real.min() - pad, shown.real.max() + pad)
     ax.set_ylim(shown.imag.min() - pad, shown.imag.max() + pad)
+    room_across(ax)
 
 
 def _plant_plane(response: LoopResponse, ax: Axes) -> None:

@@ -18,6 +18,7 @@ from lipctrl.plots.style import (
     fit_height,
     forbidden_look,
     legend_below,
+    room_across,
     shade_outside,
     styled,
 )
@@ -74,19 +75,24 @@ def srg_plot(
         xlim=(shown.real.min() - pad, shown.real.max() + pad),
         ylim=(shown.imag.min() - pad, shown.imag.max() + pad),
     )
+    room_across(ax)
     _shade(ax, first, graphs.slopes)
     ax.axhline(0.0, color=GREY, lw=0.8)
     ax.axvline(0.0, color=GREY, lw=0.8)
     ax.plot(0.0, 0.0, ".", color=BLACK)
     ax.set_aspect("equal")
     ax.set(xlabel="Re", ylabel="Im")
-    ax.set_title(
-        title or f"{graphs.verdict}: separation {graphs.separation:.3g}, all τ {graphs.separation_all:.3g}"
-    )
+    found = f"{_proved(graphs.separation)} at τ = 1, {_proved(graphs.separation_all)} over all τ"
+    ax.plot([], [], " ", label=f"proved separation: {found}")
+    ax.set_title(title or f"SRG: {graphs.verdict}")
     if created:
-        fit_height(ax, 5)
+        fit_height(ax, 6)
     legend_below(ax)
     return ax
+
+
+def _proved(separation: float) -> str:
+    return f"{separation:.3g}" if separation > 0.0 else "none"
 
 
 def _points(values: Any) -> Complex:

@@ -130,8 +130,25 @@ def legend_below(ax: Axes, columns: int = 1, *, handles: list[Any] | None = None
     # The axis label and the tick labels take about 0.62 inches, whatever the height of the axes.
     anchor = (-0.02, -0.62 / max(height, 1.0))
     look: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": anchor, "borderaxespad": 0.0}
-    look |= {"ncols": columns, "frameon": False, "handlelength": 1.8, "columnspacing": 1.4}
-    ax.legend(**look) if handles is None else ax.legend(handles=handles, **look)
+    look |= {"frameon": False, "handlelength": 1.8, "columnspacing": 1.4}
+    shown = ax.get_legend_handles_labels()[0] if handles is None else handles
+    width = 6.4 if figure is None else figure.get_size_inches()[0]
+    for count in range(columns, 0, -1):
+        legend = ax.legend(handles=shown, ncols=count, **look)
+        if figure is None or _inches_wide(legend, figure) <= (1.0 - ax.get_position().x0) * width:
+            return
+
+
+def _inches_wide(legend: Any, figure: Figure) -> float:
+    return float(legend.get_window_extent().width / figure.dpi)
+
+
+def room_across(ax: Axes, share: float = 0.7) -> None:
+    """Widen the view of an equal-aspect plot that would be a slit, to at least a share of its height."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    missing = share * (top - bottom) - (right - left)
+    if missing > 0.0:
+        ax.set_xlim(left - 0.5 * missing, right + 0.5 * missing)
 
 
 def plain_log_ticks(ax: Axes, axis: str = "y") -> None:

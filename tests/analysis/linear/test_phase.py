@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipctrl.analysis import IncrementalBall, ball_test, incremental_phase_margin, stability_radius
+from lipctrl.analysis import (
+    IncrementalBall,
+    ball_test,
+    continuation,
+    incremental_phase_margin,
+    stability_radius,
+)
 from tests.analysis.linear.systems import random_system, response
 
 s = control.tf("s")
@@ -106,3 +112,23 @@ def test_any_phase_where_the_gain_is_small_and_of_a_residual():
 def test_loops_without_a_margin_are_refused(plant, ball, reason):
     with pytest.raises(ValueError, match=reason):
         incremental_phase_margin(plant, ball)
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("dt", [0, 0.1])
+def test_a_walk_without_a_ball_proves_few_points(seed, dt, monkeypatch):
+    """The loop becomes singular without Φ changing its sign: the walk must not halve its steps down to rounding."""
+    rng = np.random.default_rng(seed)
+    plant = random_system(rng, 5, 3, 3, dt)
+    center = rng.normal(size=(3, 3))
+    center *= stability_radius(plant) / np.linalg.norm(center, 2)
+    loops = [
+        c for c in (3.0 * center, 0.9 * center) if ball_test(plant, IncrementalBall(c, 0.0)).margin > 1.0
+    ]
+    tests = []
+    original = continuation.level_test
+    monkeypatch.setattr(continuation, "level_test", lambda *args: tests.append(0) or original(*args))
+    margin = incremental_phase_margin(plant, IncrementalBall(loops[0], 0.0))
+    assert len(tests) <= 100
+    if margin.angle < math.pi:
+        assert margin.angle <= margin.falsified <= margin.angle * (1 + 1e-4)

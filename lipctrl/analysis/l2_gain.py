@@ -39,8 +39,9 @@ def structured_gain(plant: Any, policy: Any) -> float:
 def regional_gain(region: RegionOfAttraction) -> float:
     """Return a proved incremental ℓ₂ gain from a disturbance added to the action to y, inside a region, or inf.
 
-    It holds for pairs of trajectories that stay in the region; the disturbances that keep them there are not bounded
-    here.
+    It holds for pairs of trajectories that stay in the region while what the disturbance adds to the action keeps it
+    within the actuator's limits and the plant's argument C_z x + D_zu u within z_max; the disturbances that do so are
+    not bounded here.
 
     Raises
     ------

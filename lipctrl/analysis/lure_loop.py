@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lipctrl.activations import Activation
 from lipctrl.analysis.policy_graph import PolicyGraph, assembled, zeros
 from lipctrl.analysis.slope_loop import SlopeLoop
 from lipctrl.arithmetic import Enclosure
-from lipctrl.rules.ranges import slope_range
+from lipctrl.rules.ranges import Interval, slope_range
 
 _ARRAYS = ("A", "B", "B_w", "C_z", "D_zu", "lower", "upper", "z_max", "C", "D_w", "y_0")
 
@@ -64,6 +66,10 @@ def read_form(plant: Any) -> Any:
             raise ValueError(
                 f"{name} of the Lur'e form holds NaN or infinite entries; expected finite numbers"
             )
+    if np.any(np.asarray(form.lower) > np.asarray(form.upper)):
+        raise ValueError(
+            f"the Lur'e form has lower slopes {form.lower} above upper ones {form.upper}; expected lower ≤ upper"
+        )
     if not form.dt > 0.0:
         raise ValueError(f"dt of the Lur'e form is {form.dt!r}; expected a positive sampling time [s]")
     if np.any(form.D_w) and np.any(form.D_zu):
@@ -153,13 +159,26 @@ def lure_loop(form: Any, graph: PolicyGraph, state: np.ndarray) -> LureLoop:
 
 
 def neuron_slopes(lure: LureLoop, form: Any, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return slopes of all channels that hold while |Δx| ≤ radius, entry by entry, around the operating point.
-
-    Pre-activations are bounded by |Δv| ≤ |G₀||Δy| + |G₁||Δw| layer by layer; outward by a part in 1e9 for rounding.
-    """
-    graph, loop = lure.graph, lure.loop
+    """Return slopes of all channels that hold while |Δx| ≤ radius, entry by entry, around the operating point."""
     steep = np.maximum(np.abs(form.lower), np.abs(form.upper))
     reach_y = np.abs(form.C) @ radius + np.abs(form.D_w) @ (steep * (np.abs(form.C_z) @ radius))
+    lower, upper = bounded_neurons(lure, form, reach_y, lambda s, v, r: slope_range(s, v - r, v + r))
+    k, loop = lure.plant_channels, lure.loop
+    return np.concatenate([loop.lower[:k], lower]), np.concatenate([loop.upper[:k], upper])
+
+
+def bounded_neurons(
+    lure: LureLoop,
+    form: Any,
+    reach_y: np.ndarray,
+    bound: Callable[[Activation, np.ndarray, np.ndarray], Interval],
+) -> Interval:
+    """Return bounds of the policy's neurons, within their global slopes, for |Δy| ≤ reach_y about the operating point.
+
+    Pre-activations are bounded by |Δv| ≤ |G₀||Δy| + |G₁||Δw| layer by layer; outward by a part in 1e9 for rounding.
+    `bound` takes an activation, the pre-activations at the operating point and their reach.
+    """
+    graph = lure.graph
     y = form.y_0 + form.C @ lure.state + form.D_w @ form.psi(lure.argument)
     _, v, _ = graph.values(y)
     lower, upper = graph.lower.copy(), graph.upper.copy()
@@ -169,11 +188,10 @@ def neuron_slopes(lure: LureLoop, form: Any, radius: np.ndarray) -> tuple[np.nda
         cut = slice(start, stop)
         reach = (g0[cut] @ reach_y + g1[cut] @ change) * (1.0 + 1e-9) + 1e-12
         if sigma is not None and sigma.group == 1 and sigma.name != "clip":
-            low, high = slope_range(sigma, v[cut] - reach, v[cut] + reach)
+            low, high = bound(sigma, v[cut], reach)
             lower[cut], upper[cut] = np.maximum(low, lower[cut]), np.minimum(high, upper[cut])
         change[cut] = largest_changes(graph.owner[cut], lower[cut], upper[cut], reach)
-    k = lure.plant_channels
-    return np.concatenate([loop.lower[:k], lower]), np.concatenate([loop.upper[:k], upper])
+    return lower, upper
 
 
 def largest_changes(owner: np.ndarray, lower: np.ndarray, upper: np.ndarray, reach: np.ndarray) -> np.ndarray:

@@ -255,8 +255,7 @@ def zames_falb(
 
     Parameters
     ----------
-    order : number of causal terms; there are as many anticausal ones (default 12, or 3 with several channels, or where
-        the model has too many states for exact polynomials).
+    order : number of causal, and of anticausal terms (default 12; 3 with several channels or very many states).
     odd : whether φ is odd, which admits coefficients of both signs.
     repeated : whether φ_1 = φ_2 = …; only this justifies full multipliers.
     tolerance : relative accuracy of k (default 1e-5, or 1e-2 where the order is 3).
@@ -288,7 +287,7 @@ def zames_falb(
     search: _Search = kind(*exact, order, odd)
     ceiling = _nyquist_value(exact[0].astype(float), exact[1].astype(float), system.sample_time)
     if math.isinf(ceiling):
-        # Every slope may be safe: a loop gain of a million, or a slope of a million, is called enough.
+        # Every slope may be safe: a loop gain (or a slope) of a million is enough.
         ceiling = 1e6 * max(1.0, 1.0 / (1e-300 + float(np.abs(search.response).max())))
     k, c = _largest(search.prove, ceiling, tolerance)
     return MultiplierTest(k, "Zames-Falb", c, search.names)

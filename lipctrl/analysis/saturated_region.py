@@ -219,9 +219,11 @@ def search(
 
 
 def is_exact(lure: LureLoop, form: Any) -> bool:
-    """Whether the equilibrium is the origin with a zero action, free of rounding (no biases anywhere)."""
-    rest = (lure.state, lure.action, lure.argument, lure.residual)
-    biases = (form.y_0, lure.graph.f_bias, lure.graph.g_bias)
+    """Whether the equilibrium is the origin with no action, free of rounding: no bias, all channels zero at 0."""
+    graph = lure.graph
+    rest = [lure.state, lure.action, lure.argument, lure.residual, form.psi(np.zeros(len(form.lower)))]
+    rest += [sigma.value(np.zeros(stop - start)) for start, stop, sigma in graph.layers if sigma is not None]
+    biases = (form.y_0, graph.f_bias, graph.g_bias)
     return not any(np.any(part) for part in (*rest, *biases))
 
 

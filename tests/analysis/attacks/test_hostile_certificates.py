@@ -190,6 +190,8 @@ def test_timebases_that_differ_are_refused():
         lambda: analysis.structured_radius(PLANT, np.array([[3.0 + 1j]])),
         lambda: analysis.structured_radius(PLANT, [[1.0]], left=np.array([[1j]])),
         lambda: analysis.structured_radius(PLANT, "a"),
+        lambda: analysis.incremental_disk_margin(PLANT, IncrementalBall([[0.0]], 0.1), skew=None),
+        lambda: analysis.disk_margin(PLANT, [[1.0]], skew=math.nan),
     ],
 )
 @pytest.mark.filterwarnings("error")

@@ -16,6 +16,7 @@ from lipctrl.analysis.multipliers import _ContinuousSearch, _DiscreteSearch
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.transfer import exact_transfer_function
 from lipctrl.analysis.trigonometric import rational
+from lipctrl.analysis.zames_falb_channels import ChannelSearch, Multiplier
 
 LAG = control.tf([1.0], [1.0, 3.0, 3.0, 1.0])
 SAMPLED = control.tf([1.0], [1.0, -0.5], 0.1)
@@ -168,3 +169,72 @@ def test_units_do_not_change_what_is_proved(level):
     assert found[0] == pytest.approx(8.0, rel=1e-6)
     assert 7.9 < found[1] < 8.0
     assert found[2] == pytest.approx(4.0, rel=1e-5)
+
+
+def random_square(seed, discrete, through):
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((3, 3))
+    poles = np.linalg.eigvals(a)
+    a = 0.8 * a / np.abs(poles).max() if discrete else a - (poles.real.max() + 0.4) * np.eye(3)
+    b, c = rng.standard_normal((3, 2)), rng.standard_normal((2, 3))
+    return control.ss(a, b, c, through * rng.standard_normal((2, 2)), 0.1 if discrete else 0)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_proved_of_full_multipliers_is_the_multiplier(discrete, seed):
+    """He M(I/k + G), written out at single frequencies, is the function whose minimum is proved."""
+    rng = np.random.default_rng(seed)
+    plant = random_square(seed, discrete, 0.1)
+    search = ChannelSearch(as_realization(plant), 2, odd=True, repeated=True)
+    found = Multiplier(*(rng.standard_normal(s) for s in ((2, 2), (2, 2, 2), (2, 2, 2))))
+    k = 0.7
+    form = search.form(k, found)
+    for omega in rng.uniform(0.0, 10.0, 5):
+        filters = search.filters(omega)
+        m = found.h - sum(
+            c * f + e * np.conj(f) for c, e, f in zip(found.causal, found.anticausal, filters, strict=True)
+        )
+        value = m @ (np.eye(2) / k + search.system.response(omega))
+        expected = np.linalg.eigvalsh(0.5 * (value + value.conj().T))[0]
+        assert form.lowest(omega) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def switched(plant, slope, same, rng, count=300, steps=1500):
+    """Return how much of its start a population of loops keeps, with piecewise linear maps of slopes [0, slope]."""
+    knots = np.concatenate(
+        [np.zeros((count, 2, 1)), np.cumsum(rng.exponential(0.5, (count, 2, 5)), axis=2)], axis=2
+    )
+    slopes = slope * rng.choice([0.0, 1.0, 0.5], (2, count, 2, 6), p=[0.45, 0.45, 0.1])
+    if same:
+        knots[:, 1], slopes[:, :, 1] = knots[:, 0], slopes[:, :, 0]
+    widths = np.concatenate([np.diff(knots, axis=2), np.full((count, 2, 1), np.inf)], axis=2)
+    x = rng.standard_normal((count, plant.nstates)) * 10.0 ** rng.uniform(-1, 2, (count, 1))
+    start = np.linalg.norm(x, axis=1)
+    for _ in range(steps):
+        y = x @ plant.C.T
+        pieces = np.clip(np.abs(y)[:, :, None] - knots, 0.0, widths)
+        u = np.where(y > 0.0, (pieces * slopes[0]).sum(axis=2), -(pieces * slopes[1]).sum(axis=2))
+        x = x @ plant.A.T - u @ plant.B.T
+    return float((np.linalg.norm(x, axis=1) / start).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("same", [True, False])
+def test_no_piecewise_linear_map_refutes_a_slope_of_several_channels(seed, same):
+    plant = random_square(seed, discrete=True, through=0.0)
+    slope = zames_falb(plant, order=2, repeated=same, tolerance=0.05).slope
+    # A little inside, where decay is fast enough to be seen.
+    assert switched(plant, 0.95 * min(slope, 1e3), same, np.random.default_rng(seed)) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_no_piecewise_linear_map_refutes_a_slope(seed):
+    one = random_square(seed, discrete=True, through=0.0)
+    plant = control.ss(one.A, one.B[:, :1], one.C[:1], [[0.0]], 0.1)
+    both = control.append(plant, plant)
+    both.dt = 0.1
+    slope = zames_falb(plant, order=5, tolerance=1e-3).slope
+    assert switched(both, 0.95 * min(slope, 1e3), False, np.random.default_rng(seed)) < 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from lipctrl import rules
 from lipctrl.analysis.ellipsoid import Limit, prove_limit
 from lipctrl.analysis.l2_gain import regional_gain
 from lipctrl.analysis.lure_loop import lure_loop
+from lipctrl.analysis.policy_graph import policy_graph
 from lipctrl.analysis.region import region_of_attraction
+from lipctrl.analysis.saturated_region import is_exact
 from lipctrl.analysis.slope_loop import prove_loop
 from lipctrl.arithmetic import Enclosure
 from lipctrl.positivity import NotProvedError
@@ -166,6 +169,25 @@ def test_no_disturbance_refutes_the_gain_in_a_region(swing):
             response = form.C @ np.linalg.solve(np.exp(1j * omega) * np.eye(2) - a, form.B)
             worst = max(worst, float(np.linalg.norm(response, 2)))
     assert 0.3 * gain < worst <= gain * (1 + 1e-6)
+
+
+def test_slopes_in_the_wrong_order_are_refused():
+    """A form of somebody else's making, unchecked: reversed intervals would turn into narrow ones."""
+    form = SimpleNamespace(**{**vars(pendulum()), "lower": np.ones(1), "upper": -np.ones(1)})
+    with pytest.raises(ValueError, match="lower ≤ upper"):
+        region_of_attraction(form, rules.linear([[-1.2, -0.15]]))
+
+
+def test_neurons_that_do_not_rest_at_zero_have_no_exact_equilibrium():
+    form = pendulum()
+    pair = rules.series(
+        rules.linear([[0.1, 0.0], [0.1, 0.0]]), rules.elementwise("sigmoid", 2), rules.linear([[-1.0, 1.0]])
+    )
+    policy = rules.centered([[-1.2, -0.15]], pair)
+    lure = lure_loop(form, policy_graph(policy), np.zeros(2))
+    assert not lure.action.any()
+    assert not is_exact(lure, form)
+    assert is_exact(lure_loop(form, policy_graph(rules.linear([[-1.2, -0.15]])), np.zeros(2)), form)
 
 
 def test_a_region_of_a_smaller_box_does_not_pass_for_a_larger(swing):

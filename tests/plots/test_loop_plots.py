@@ -132,3 +132,28 @@ def test_srg_shades_minus_one_over_the_slopes(slopes, inside, outside):
         kappa = -1.0 / point
         assert (slopes[0] <= kappa <= slopes[1]) == expected
         assert is_shaded(ax, point) == expected
+
+
+def test_an_integrator_is_not_drawn_as_a_slit():
+    response = plots.loop_response(control.tf([1], [1, 1, 0]), IncrementalBall([[-1.0]], 0.5))
+    ax = plots.nyquist_plot(response)
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert right - left >= 0.69 * (top - bottom)
+
+
+def test_a_legend_keeps_to_the_width_of_its_figure():
+    from matplotlib import pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(4.0, 4.0))
+    plots.gain_sweep_plot(plots.gain_sweep(PLANT, BALL, margin=MARGIN), ax=ax)
+    figure.canvas.draw()
+    legend = ax.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    plt.close(figure)
+
+
+def test_the_picture_of_unseparated_graphs_claims_no_separation():
+    graphs = scaled_relative_graphs(control.tf([10], [1, 3, 3, 1]), (0.2, 0.7))
+    texts = [text.get_text() for text in plots.srg_plot(graphs).get_legend().get_texts()]
+    assert "proved separation: none at τ = 1, none over all τ" in texts

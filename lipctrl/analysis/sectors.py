@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.activations import activation
-from lipctrl.analysis.lure_loop import LureLoop, largest_changes
-from lipctrl.rules.ranges import slope_range
+from lipctrl.activations import Activation, activation
+from lipctrl.analysis.lure_loop import LureLoop, bounded_neurons
+from lipctrl.rules.ranges import Interval, slope_range
 
 # (low, high) -> bounds of all difference quotients between points of [low, high], channel by channel
 Slopes = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -94,22 +94,12 @@ def plant_sectors(form: Any, center: np.ndarray, reach: np.ndarray) -> tuple[np.
 def neuron_sectors(
     lure: LureLoop, form: Any, radius: np.ndarray, plant_reach: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return sectors of the policy's neurons about the operating point, for |Δx| ≤ radius and |Δψ| ≤ plant_reach.
-
-    Pre-activations are bounded by |Δv| ≤ |G₀||Δy| + |G₁||Δw| layer by layer; outward by a part in 1e9 for rounding.
-    """
-    graph = lure.graph
+    """Return sectors of the policy's neurons about the operating point, for |Δx| ≤ radius and |Δψ| ≤ plant_reach."""
     reach_y = np.abs(form.C) @ radius + np.abs(form.D_w) @ plant_reach
-    y = form.y_0 + form.C @ lure.state + form.D_w @ form.psi(lure.argument)
-    _, v, _ = graph.values(y)
-    lower, upper = graph.lower.copy(), graph.upper.copy()
-    change = np.zeros(graph.neurons)
-    g0, g1 = np.abs(graph.g0.middle()), np.abs(graph.g1.middle())
-    for start, stop, sigma in graph.layers:
-        cut = slice(start, stop)
-        reach = (g0[cut] @ reach_y + g1[cut] @ change) * (1.0 + 1e-9) + 1e-12
-        if sigma is not None and sigma.group == 1 and sigma.name != "clip" and np.isfinite(reach).all():
-            low, high = sector_bounds(lambda a, b, s=sigma: slope_range(s, a, b), v[cut], reach)
-            lower[cut], upper[cut] = np.maximum(low, lower[cut]), np.minimum(high, upper[cut])
-        change[cut] = largest_changes(graph.owner[cut], lower[cut], upper[cut], reach)
-    return lower, upper
+    return bounded_neurons(lure, form, reach_y, _neuron_sector)
+
+
+def _neuron_sector(sigma: Activation, center: np.ndarray, reach: np.ndarray) -> Interval:
+    if not np.isfinite(reach).all():
+        return np.full(reach.shape, -np.inf), np.full(reach.shape, np.inf)
+    return sector_bounds(lambda low, high: slope_range(sigma, low, high), center, reach)

@@ -127,12 +127,7 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     >>> print(round(margin.alpha, 3), [round(g, 2) for g in margin.gain_margin])
     0.458 [0.63, 1.59]
     """
-    try:
-        skew = float(skew)
-    except (TypeError, ValueError):
-        raise ValueError(f"skew is {skew!r}; expected a finite number (0 is balanced)") from None
-    if not math.isfinite(skew):
-        raise ValueError(f"skew is {skew}; expected a finite number (0 is balanced)")
+    skew = finite_skew(skew)
     loop = series(as_realization(sys, "sys"), as_realization(gain, "gain"))
     n = loop.outputs
     whole = _margin(loop, tuple(range(n)), skew)
@@ -140,6 +135,17 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
         return whole
     singles = tuple(_margin(loop, (i,), skew) for i in range(n))
     return DiskMargin(**{**whole.__dict__, "channels": singles})
+
+
+def finite_skew(skew: Any) -> float:
+    """Return a skew as a finite number, or say that it is none."""
+    try:
+        value = float(skew)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"skew is {skew!r}; expected a finite number (0 is balanced)")
+    return value
 
 
 def series(plant: Realization, gain: Realization) -> Realization:

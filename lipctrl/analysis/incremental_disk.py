@@ -11,6 +11,7 @@ import numpy as np
 from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.blocks import realized_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
+from lipctrl.analysis.disk import finite_skew
 from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, phase_of_disk
 from lipctrl.analysis.disk_falsifier import SingularDisks, smallest_disks
 from lipctrl.analysis.disk_loop import DiskLoop
@@ -107,9 +108,7 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
     0.4581
     0.3576
     """
-    skew = float(skew)
-    if not math.isfinite(skew):
-        raise ValueError(f"skew is {skew}; expected a finite number (0 is balanced)")
+    skew = finite_skew(skew)
     ball = global_ball(policy)
     loop = certified_loop(sys, ball, "α = 0")
     every = tuple(range(ball.actions))

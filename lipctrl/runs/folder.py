@@ -97,7 +97,7 @@ class Run:
             lines.append(f"  certified gain ≤ {certificate.gain:.6g}{radius}")
         if (self.path / "evaluation.json").exists():
             e = self.evaluation
-            error = "" if e["standard_error"] is None else f" ± {e['standard_error']:.2g}"
+            error = "" if e["standard_error"] is None else f" ± {e['standard_error']:.3g}"
             lines.append(f"  mean return {e['mean_return']:.4g}{error} over {e['episodes']} unseen episodes")
         return "\n".join(lines)
 

@@ -151,7 +151,7 @@ class SweepResult:
                 tail = ["-", "-", "failed", "-", str(row["attempts"]), row["error"].splitlines()[0]]
             else:
                 margin = "-" if row["margin"] is None else f"{row['margin']:.4g}"
-                spread = "" if row["standard_error"] is None else f" ± {row['standard_error']:.2g}"
+                spread = "" if row["standard_error"] is None else f" ± {row['standard_error']:.3g}"
                 tail = [
                     f"{row['mean_return']:.4g}{spread}",
                     f"{row['certified_gain']:.4g}",

@@ -125,7 +125,7 @@ class Evaluation:
     def __str__(self) -> str:
         ended = int(self.terminated.sum())
         return (
-            f"{self.env_id}: return {self.mean:.4g} ± {self.standard_error:.2g} ({self.episodes} episodes, "
+            f"{self.env_id}: return {self.mean:.4g} ± {self.standard_error:.3g} ({self.episodes} episodes, "
             f"median {np.median(self.returns):.4g}, worst {self.returns.min():.4g}), "
             f"{ended} ended before the time limit, mean length {self.lengths.mean():.4g} steps"
         )

@@ -17,6 +17,8 @@ from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.spectrum import internal_stability
 
 _HIGHEST_ORDER = 12
+# A delay has one state a sample: beyond so many, matrices fill the memory.
+_MOST_SAMPLES = 5000
 
 
 def delayed(sys: Any, samples: int | Sequence[int], at: Literal["input", "output"] = "input") -> Any:
@@ -60,6 +62,11 @@ def delayed_realization(system: Realization, samples: int | Sequence[int], at: s
     if len(given) != channels or any(not d.is_integer() or d < 0 for d in given):
         raise ValueError(
             f"samples is {samples!r}; expected a whole number ≥ 0, or one for each of {channels} {at}s"
+        )
+    if sum(given) > _MOST_SAMPLES:
+        raise ValueError(
+            f"samples is {samples!r}, {sum(given):g} in all; expected at most {_MOST_SAMPLES}, each is a state. "
+            "Sample more slowly"
         )
     chain = _shift_registers([int(d) for d in given], system.sample_time, system.timebase)
     return series(system, chain) if at == "input" else series(chain, system)
@@ -163,6 +170,8 @@ class PadeDelay:
         k0 = -np.atleast_2d(np.asarray(gain, dtype=np.float64))
         if k0.shape != (plant.inputs, plant.outputs):
             raise ValueError(f"gain has shape {k0.shape}; expected ({plant.inputs}, {plant.outputs})")
+        if not np.isfinite(k0).all():
+            raise ValueError(f"gain is {gain!r}; expected finite numbers")
         nominal = series(plant, delay) if self.at == "input" else series(delay, plant)
         closed = close_loop(nominal, MidRad(k0))
         if closed is None or not internal_stability(closed.a, discrete=False).is_stable:
@@ -226,11 +235,11 @@ def pade(sys: Any, tau: float, order: int = 4, at: Literal["input", "output"] = 
         raise ValueError("sys is in discrete time, in which a delay is exact: use delayed(sys, samples)")
     if at not in ("input", "output"):
         raise ValueError(f"at is {at!r}; expected 'input' or 'output'")
-    if not (isinstance(order, int | np.integer) and 1 <= order <= _HIGHEST_ORDER):
+    if isinstance(order, bool) or not (isinstance(order, int | np.integer) and 1 <= order <= _HIGHEST_ORDER):
         raise ValueError(f"order is {order!r}; expected a whole number from 1 to {_HIGHEST_ORDER}")
+    if not isinstance(tau, int | float | np.integer | np.floating) or not 1e-60 <= tau <= 1e60:
+        raise ValueError(f"tau is {tau!r}; expected a positive finite delay [s], between 1e-60 and 1e60")
     tau = float(tau)
-    if not (math.isfinite(tau) and tau > 0.0):
-        raise ValueError(f"tau is {tau}; expected a positive finite delay [s]")
     parts = _sections(int(order), tau)
     channels = system.inputs if at == "input" else system.outputs
     one = _all_pass(parts)

@@ -277,7 +277,7 @@ def zames_falb(
     exact = None if several else _transfer_function(plant, system)
     order = (3 if exact is None else 12) if order is None else order
     tolerance = (1e-2 if exact is None else 1e-5) if tolerance is None else tolerance
-    if not isinstance(order, int) or order < 1:
+    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
         raise ValueError(f"order is {order!r}; expected an integer of at least 1")
     if not (math.isfinite(tolerance) and tolerance > 0.0):
         raise ValueError(f"tolerance is {tolerance!r}; expected a positive number")
@@ -288,7 +288,7 @@ def zames_falb(
     ceiling = _nyquist_value(exact[0].astype(float), exact[1].astype(float), system.sample_time)
     if math.isinf(ceiling):
         # Every slope may be safe: a loop gain (or a slope) of a million is enough.
-        ceiling = 1e6 * max(1.0, 1.0 / (1e-300 + float(np.abs(search.response).max())))
+        ceiling = 1e6 / min(max(float(np.abs(search.response).max()), 1e-280), 1.0)
     k, c = _largest(search.prove, ceiling, tolerance)
     return MultiplierTest(k, "Zames-Falb", c, search.names)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipctrl.analysis.delays import pade
+from lipctrl.analysis.delays import delayed, pade
 
 
 def random_loop(seed):
@@ -109,3 +109,21 @@ def test_a_smaller_error_than_proved_would_be_seen():
     fast = np.linspace(0.2, 3.0, 50)
     response = np.array([late.filter.response(w)[0, 0] for w in fast])
     assert (np.abs(response - np.exp(-1j * fast * tau)) > spoiled.error(fast)).all()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pade(np.eye(1), None),
+        lambda: pade(np.eye(1), "0.1"),
+        lambda: pade(np.eye(1), 1e-300),
+        lambda: pade(np.eye(1), 1e300),
+        lambda: pade(np.eye(1), 0.1, True),
+        lambda: pade(control.tf([1.0], [1.0, 1.0]), 0.1).hinf_norm(math.nan),
+        lambda: delayed(control.tf([1.0], [1.0, 0.5], 0.1), 10**12),
+        lambda: delayed(control.tf([1.0], [1.0, 0.5], 0.1), math.inf),
+    ],
+)
+def test_delays_that_are_no_delays_are_refused(call):
+    with pytest.raises(ValueError, match="expected"):
+        call()

@@ -76,7 +76,7 @@ def hinf(fast: bool) -> Rows:
                     lambda s=system: _slycot_norm(s),
                     lambda s=system: _system_norm(s),
                 ]
-                values, spent = _interleaved(calls, 3 if states > 60 else 15)
+                values, spent = _interleaved(calls, 3 if states > 60 else 15 if states > 20 else 101)
                 # It answers inf at once for poles near the boundary: no time of a norm.
                 user = spent[2] if math.isfinite(values[2]) else math.nan
                 other, other_spent = [math.nan], [math.nan]

@@ -75,7 +75,7 @@ def test_no_frequency_refutes_the_norm_of_a_delayed_loop(seed):
 
 @pytest.mark.slow
 def test_no_frequency_refutes_the_norms_of_many_delayed_loops():
-    assert sum(attack(seed) for seed in range(60)) > 20
+    assert sum(attack(seed) for seed in range(24)) > 6
 
 
 @settings(max_examples=40, deadline=None)

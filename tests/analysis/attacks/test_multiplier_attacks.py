@@ -8,12 +8,13 @@ from fractions import Fraction
 import control
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lipctrl.analysis import diagonal_slope, popov_criterion, zames_falb
 from lipctrl.analysis.multipliers import _ContinuousSearch, _DiscreteSearch
 from lipctrl.analysis.plant import as_realization
+from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.transfer import exact_transfer_function
 from lipctrl.analysis.trigonometric import rational
 from lipctrl.analysis.zames_falb_channels import ChannelSearch, Multiplier
@@ -115,18 +116,24 @@ def test_no_linear_gain_refutes_a_multiplier(seed, order, discrete, state):
     through = 0.3 * (seed % 3 - 1) if discrete else 0.0
     plant = random_plant(seed, discrete, order, through)
     given_as = control.ss(plant) if state else plant
+    known = as_realization(given_as)
+    # Poles too close to one another and to the boundary are refused, which is sound.
+    assume(internal_stability(known.a, discrete=discrete).is_stable)
     assert_no_gain_refutes(plant, zames_falb(given_as, order=2, odd=bool(seed % 2), tolerance=1e-2).slope)
     if not discrete:
         assert_no_gain_refutes(plant, popov_criterion(given_as).slope)
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), order=st.integers(1, 7), discrete=st.booleans(), state=st.booleans())
 def test_no_linear_gain_refutes_a_multiplier_at_length(seed, order, discrete, state):
     through = 0.3 * (seed % 3 - 1)
     plant = random_plant(seed, discrete, order, through)
     given_as = control.ss(plant) if state else plant
+    known = as_realization(given_as)
+    # Poles too close to one another and to the boundary are refused, which is sound.
+    assume(internal_stability(known.a, discrete=discrete).is_stable)
     assert_no_gain_refutes(plant, zames_falb(given_as, order=6, odd=bool(seed % 2), tolerance=1e-3).slope)
     if not discrete and not through:
         assert_no_gain_refutes(plant, popov_criterion(given_as).slope)

@@ -112,7 +112,7 @@ def test_no_trajectory_refutes_a_region(seed, incremental):
 
 @pytest.mark.slow
 def test_no_trajectory_refutes_many_regions():
-    assert sum(attack(seed, bool(seed % 2)) for seed in range(40)) > 15
+    assert sum(attack(seed, bool(seed % 2)) for seed in range(16)) > 5
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,13 @@ def structured_gain(plant: Any, policy: Any) -> float:
 
     u = π(y) + r, positive feedback. Minimises γ over P and the multipliers of the policy's own neurons (cvxpy with
     Clarabel), then proves the inequality of the returned number. An outer clip counts as neurons, so the bound holds
-    with saturation. inf means that nothing was proved.
+    with saturation; the bound for an `IncrementalBall` holds within its scope. inf means that nothing was proved.
 
     Raises
     ------
     ValueError
-        For bad data. ImportError where cvxpy is not installed; it names the extra.
+        For bad data, or a ball that is known on a box only. ImportError where cvxpy is not installed; it names the
+        extra.
     """
     system = as_realization(plant)
     as_ball(policy)

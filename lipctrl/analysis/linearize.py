@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +48,7 @@ def sampled_linearization(
     Raises
     ------
     ValueError
-        For data that is not finite, or a step function that returns something else than a state.
+        For data that is not finite or not positive, or a step function that returns something else than a state.
 
     Examples
     --------
@@ -58,13 +59,21 @@ def sampled_linearization(
     """
     import control
 
-    x, u = np.atleast_1d(np.asarray(state, float)), np.atleast_1d(np.asarray(action, float))
-    if not (np.isfinite(x).all() and np.isfinite(u).all() and dt > 0.0 and radius > 0.0 and samples > 0):
-        raise ValueError("expected a finite operating point, dt > 0, radius > 0 and samples > 0")
+    x, u = np.array(state, dtype=float, ndmin=1), np.array(action, dtype=float, ndmin=1)
+    if not (x.ndim == u.ndim == 1 and x.size and np.isfinite(x).all() and np.isfinite(u).all()):
+        raise ValueError(
+            f"state is {state!r} and action {action!r}; expected lists of finite numbers, an operating point"
+        )
+    positive = {"dt": dt, "radius": radius, "difference": difference}
+    if not all(math.isfinite(v) and v > 0.0 for v in positive.values()):
+        raise ValueError(f"got {positive}; expected finite positive numbers")
+    if type(samples) is not int or samples < 1:
+        raise ValueError(f"samples is {samples!r}; expected a whole number of at least 1")
     n = len(x)
 
     def run(z: np.ndarray) -> np.ndarray:
-        after = np.asarray(step(z[:n], z[n:]), dtype=float)
+        # Copies both ways: a step may work in place, or return a buffer that the next step overwrites.
+        after = np.array(step(z[:n].copy(), z[n:].copy()), dtype=float)
         if after.shape != (n,) or not np.isfinite(after).all():
             raise ValueError(f"step returned {after!r}; expected {n} finite numbers, the next state")
         return after

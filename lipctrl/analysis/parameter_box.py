@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.ball import IncrementalBall, with_scope
 from lipctrl.analysis.contraction import Contraction, find_contraction, marginal_decay
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.policy_graph import policy_certificate, policy_graph
@@ -22,7 +23,8 @@ from lipctrl.positivity import NotProvedError
 class HullTest:
     """One Lyapunov matrix and one set of multipliers for every plant in the convex hull of the given models.
 
-    Certified: incrementally stable also when the plant moves inside the hull while the loop runs.
+    Certified: incrementally stable also when the plant moves inside the hull while the loop runs. An outer clip of the
+    policy counts as neurons; `scope` repeats what limits a ball that was given instead of a policy.
     """
 
     verdict: Verdict
@@ -30,10 +32,13 @@ class HullTest:
     models: int
     reason: str
     lyapunov: np.ndarray | None = field(default=None, repr=False)
+    scope: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rate = "" if self.decay is None else f", contraction {self.decay:.6g}"
-        return f"{self.verdict} for the hull of {self.models} models: {self.reason}{rate}"
+        return with_scope(
+            f"{self.verdict} for the hull of {self.models} models: {self.reason}{rate}", self.scope
+        )
 
 
 def hull_test(plants: list[Any], policy: Any) -> HullTest:
@@ -47,7 +52,8 @@ def hull_test(plants: list[Any], policy: Any) -> HullTest:
     Raises
     ------
     ValueError
-        When the models differ in C, in sampling time or in size, or have feed-through.
+        When the models differ in C, in sampling time or in size, or have feed-through, or the policy's bound holds on a
+        box only.
     """
     if len(plants) < 1:
         raise ValueError("plants is empty; expected at least one model")
@@ -57,20 +63,27 @@ def hull_test(plants: list[Any], policy: Any) -> HullTest:
         same = (
             s.A.shape == first.A.shape and s.sample_time == first.sample_time and np.array_equal(s.C, first.C)
         )
-        if not same or s.D.any() or s.B.shape != first.B.shape:
+        if not same or not s.d.is_zero() or s.B.shape != first.B.shape:
             raise ValueError(
                 f"plants[{i}] differs from plants[0] in C, size or sampling time, or has feed-through; expected models "
                 "in the same states and outputs with D = 0, so that their hull is in (A, B) alone"
             )
     graph = policy_graph(policy_certificate(policy))
-    loops = [slope_loop(s, graph) for s in systems]
-    loops = [loop for loop in loops if loop is not None]
+    # Without feed-through there is no algebraic loop that could be unsolvable.
+    loops = [loop for s in systems if (loop := slope_loop(s, graph)) is not None]
+    if len(loops) < len(systems):
+        return HullTest(Verdict.INCONCLUSIVE, None, len(systems), "a loop is not provably well posed")
     decay = _common_decay([marginal_decay(loop) for loop in loops], first.is_discrete)
     for loop in loops:
         found = find_contraction(loop, decay, tight=True)
         if found is not None and _proves_all(found, loops, decay):
             return HullTest(
-                Verdict.CERTIFIED, decay, len(systems), "one P and Λ prove all models", found.lyapunov
+                Verdict.CERTIFIED,
+                decay,
+                len(systems),
+                "one P and Λ prove all models",
+                found.lyapunov,
+                policy.scope if isinstance(policy, IncrementalBall) else (),
             )
     return HullTest(Verdict.INCONCLUSIVE, None, len(systems), "no common P and Λ were found")
 
@@ -150,8 +163,10 @@ def sampled_box(
     names = sorted(box)
     if not names or any(not (math.isfinite(a) and math.isfinite(b) and a <= b) for a, b in box.values()):
         raise ValueError(f"box is {dict(box)!r}; expected parameter names with finite (low, high)")
-    if len(names) > 10 or samples < 0:
-        raise ValueError(f"{len(names)} parameters and {samples} samples; expected at most 10 and at least 0")
+    if len(names) > 10 or type(samples) is not int or samples < 0:
+        raise ValueError(
+            f"{len(names)} parameters and {samples} samples; expected at most 10 and a whole number of at least 0"
+        )
     unknown = set(integers) - set(names)
     if unknown:
         raise ValueError(f"integers names {sorted(unknown)}, which the box does not; it has {names}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.activations import Activation, activation
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import LOCAL, IncrementalBall, as_ball
 from lipctrl.arithmetic import Enclosure
 from lipctrl.certificate import Certificate
 from lipctrl.rules.neurons import read_graph
@@ -238,7 +238,8 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
     Raises
     ------
     ValueError
-        When a certificate does not prove its claim, or holds bounds that are not global l2 Lipschitz bounds.
+        When a certificate does not prove its claim, or it or a ball holds bounds that are not global l2 Lipschitz
+        bounds.
 
     Examples
     --------
@@ -250,6 +251,8 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
     """
     source = policy_certificate(policy)
     ball = as_ball(source)
+    if isinstance(source, IncrementalBall) and source.region is not None:
+        raise ValueError(LOCAL)  # A ball has no neurons whose slopes would hold outside its box.
     builder = _Builder()
     start: Signal = {0: Enclosure.exact(np.eye(ball.observations))}
     limited = isinstance(source, Certificate) and source.rule == "projection"

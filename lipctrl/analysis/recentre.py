@@ -75,7 +75,8 @@ def recentred_ball(policy: Any, *, center: Any = None) -> IncrementalBall:
     chosen = k0 if center is not None else np.asarray(k0.value)
     multipliers = np.maximum(lam.value, 0.0)[graph.owner] if h else np.zeros(0)
     radius = _proved_radius(graph, chosen, multipliers, math.sqrt(max(float(level.value), 0.0)))
-    scope = (UNSATURATED,) if known.limits is not None else ()
+    inherited = known.scope if isinstance(policy, IncrementalBall) else ()
+    scope = (UNSATURATED,) if known.limits is not None and not inherited else inherited
     return IncrementalBall(chosen, radius, scope, limits=known.limits, policy=known.policy)
 
 

@@ -206,8 +206,12 @@ def prove_loop(
     for k in np.unique(loop.owner):
         if np.ptp(lam[loop.owner == k]) != 0.0:
             raise NotProvedError("a multiplier differs between coupled channels")
-    if gain is None and not (0.0 <= decay < 1.0 if loop.is_discrete else decay > 0.0):
+    if not (0.0 <= decay <= 1.0 if loop.is_discrete else decay >= 0.0):
+        raise NotProvedError(f"the rate {decay} is an expansion")
+    if gain is None and decay == (1.0 if loop.is_discrete else 0.0):
         raise NotProvedError(f"the rate {decay} is not a contraction")
+    if gain is not None and not 0.0 <= gain < np.inf:
+        raise NotProvedError(f"the gain {gain} is not a finite number ≥ 0")
     prove_definite(np.asarray(p, dtype=np.float64))
     total = loop_matrix(loop, np.asarray(p, dtype=np.float64), lam, decay, gain)
     prove_positive_semidefinite({(0, 0): total}, [total.shape[0]])
@@ -221,8 +225,9 @@ def prove_well_posed(loop: SlopeLoop, multipliers: np.ndarray) -> None:
     not positive, and the map w - σ(v), injective with a uniform margin, is onto.
     """
     d = loop.d
-    strictly_lower = np.tril(np.ones(d.shape, dtype=bool), -1)
-    if not (np.abs(d.middle()) + d.radius)[~strictly_lower].any():
+    # Coupled channels (one owner) are solved together: between them the order decides nothing.
+    earlier = loop.owner[None, :] < loop.owner[:, None]
+    if not (np.abs(d.middle()) + d.radius)[~earlier].any():
         return  # Solved layer by layer.
     h = loop.channels
     alone = replace(

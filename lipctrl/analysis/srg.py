@@ -20,11 +20,14 @@ import numpy as np
 from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.hinf import hinf_norm
 from lipctrl.analysis.loop import nominal_loop
-from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.midrad import UNIT, MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm, popov_minimum
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.verdict import Verdict
+
+# Squares of reciprocals of slopes must not overflow.
+_SMALLEST = 1e-100
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class ScaledRelativeGraphs:
         if not 0.0 < tau <= 1.0:
             raise ValueError(f"tau is {tau}; expected 0 < tau ≤ 1")
         a, b = (s * tau for s in self.slopes)
-        if a * b == 0.0:
+        if a == 0.0 or b == 0.0:
             edge = -1.0 / (b if b != 0.0 else a)
             reach = 2.0 * float(np.abs(self.nyquist).max()) + abs(edge)
             return np.array([edge - 1j * reach, edge + 1j * reach])
@@ -117,17 +120,27 @@ def _separation(curve: _Curve, a: float, b: float) -> _Distance:
     """Return a lower bound of the distance between the hull of the curve and -SRG(φ)⁻¹; ≤ 0 when it is not proved."""
     if a == 0.0 and b == 0.0:
         return _Distance(math.inf, 0.0)
-    if a * b == 0.0:
+    if a == 0.0 or b == 0.0:
         edge, sign = (-1.0 / b, 1.0) if b > 0.0 else (-1.0 / a, -1.0)
         found = curve.leftmost(sign)
-        return _Distance(found.value - sign * edge, found.frequency)
-    ends = (-1.0 / a, -1.0 / b)
-    center, radius = 0.5 * (ends[0] + ends[1]), 0.5 * abs(ends[0] - ends[1])
+        return _Distance(_below(found.value, -sign * edge), found.frequency)
+    center, radius = _disc(a, b)
     if a < 0.0 < b:
         far = curve.farthest(center)
-        return _Distance(radius - far.value, far.frequency)
+        return _Distance(_below(radius, -far.value, abs(center)), far.frequency)
     near = curve.nearest(center)
-    return _Distance(near.value - radius, near.frequency)
+    return _Distance(_below(near.value, -radius, abs(center)), near.frequency)
+
+
+def _disc(a: float, b: float) -> tuple[float, float]:
+    """Return centre and radius of the circle through -1/a and -1/b, rounded."""
+    ends = (-1.0 / a, -1.0 / b)
+    return 0.5 * ends[0] + 0.5 * ends[1], abs(0.5 * ends[0] - 0.5 * ends[1])
+
+
+def _below(value: float, other: float, center: float = 0.0) -> float:
+    """Return value + other less what rounding of ends, centre and radius of a disc may have added."""
+    return value + other - 4.0 * UNIT * (abs(value) + 2.0 * abs(other) + 2.0 * center)
 
 
 def _separation_for_all_scalings(curve: _Curve, a: float, b: float, first: float, norm: float) -> float:
@@ -136,10 +149,9 @@ def _separation_for_all_scalings(curve: _Curve, a: float, b: float, first: float
     The distance to s·D is Lipschitz in s with constant |c| + R (c, R of D) and grows beyond a known s; a branch and
     bound over s takes the rest. Each value is proved on the curve.
     """
-    if a * b <= 0.0:
+    if a <= 0.0 <= b:
         return first  # The forbidden region only recedes as τ falls.
-    ends = (-1.0 / a, -1.0 / b)
-    center, radius = 0.5 * (ends[0] + ends[1]), 0.5 * abs(ends[0] - ends[1])
+    center, radius = _disc(a, b)
     slope, growth = abs(center) + radius, abs(center) - radius
     if not first > 0.0 or not growth > 0.0:
         return math.nan
@@ -148,7 +160,7 @@ def _separation_for_all_scalings(curve: _Curve, a: float, b: float, first: float
 
     def value(s: float) -> float:
         if s not in values:
-            values[s] = curve.nearest(center * s).value - radius * s
+            values[s] = _below(curve.nearest(center * s).value, -radius * s, abs(center) * s)
         return values[s]
 
     intervals, bound = [(1.0, top)], math.inf
@@ -194,9 +206,7 @@ def scaled_relative_graphs(
     >>> scaled_relative_graphs(control.tf([1], [1, 2, 1]), (0.0, 7.9)).verdict.value
     'certified'
     """
-    a, b = (float(s) for s in slopes)
-    if not (math.isfinite(a) and math.isfinite(b) and a <= b):
-        raise ValueError(f"slopes are {slopes!r}; expected finite a ≤ b of u = -φ(y)")
+    a, b = _ordered(slopes)
     system = as_realization(plant)
     if system.inputs != system.outputs:
         raise ValueError(
@@ -235,6 +245,22 @@ def scaled_relative_graphs(
     return ScaledRelativeGraphs(
         verdict, reason, (a, b), first.value, every, first.frequency, guard, points, response, hull
     )
+
+
+def _ordered(slopes: Any) -> tuple[float, float]:
+    """Return slopes a ≤ b whose reciprocals and their squares float64 holds."""
+    try:
+        a, b = (float(s) for s in slopes)
+    except (TypeError, ValueError):
+        raise ValueError(f"slopes is {slopes!r}; expected two numbers (a, b), a ≤ b") from None
+    if not (math.isfinite(a) and math.isfinite(b) and a <= b):
+        raise ValueError(f"slopes are {slopes!r}; expected finite a ≤ b of u = -φ(y)")
+    if any(s != 0.0 and not _SMALLEST <= abs(s) <= 1.0 / _SMALLEST for s in (a, b)):
+        raise ValueError(
+            f"slopes are {slopes!r}; expected zero or sizes between {_SMALLEST:g} and {1.0 / _SMALLEST:g}: choose "
+            "units of the plant's signals in which gains are of order one"
+        )
+    return a, b
 
 
 def _frequencies(system: Realization, omega: Any, count: int) -> np.ndarray:
@@ -312,8 +338,11 @@ def srg_discs(plant: Any, centers: Any) -> list[tuple[float, float]]:
     system = as_realization(plant)
     if system.inputs != system.outputs:
         raise ValueError(f"the plant is {system.outputs}×{system.inputs}; expected a square one")
+    points = np.atleast_1d(np.asarray(centers, dtype=float))
+    if points.ndim != 1:
+        raise ValueError(f"centers has shape {points.shape}; expected a list of real numbers")
     found = []
-    for center in np.atleast_1d(np.asarray(centers, dtype=float)):
+    for center in points:
         if not math.isfinite(center):
             raise ValueError(f"a centre is {center}; expected finite real numbers")
         shifted = Realization(

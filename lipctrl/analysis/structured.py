@@ -94,7 +94,11 @@ class _Candidate:
 def _candidates(policy: Any, ball: IncrementalBall) -> list[_Candidate]:
     """Return the graphs to try: with the clip as neurons, then without it (a narrower claim)."""
     source = policy_certificate(policy)
+    if isinstance(source, IncrementalBall) and source.region is not None:
+        return []  # No neurons to speak of, and a bound that holds on a box only.
     full = policy_graph(source)
+    if isinstance(source, IncrementalBall):
+        return [_Candidate(full, source.scope)]
     # Slopes of neurons hold everywhere, also where the certificate's own bound needs a box.
     if not full.clipped:
         return [_Candidate(full, ())]
@@ -174,7 +178,8 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     by_ball = ball_test(system, ball)
     candidates = _candidates(policy, ball)
     search = fastest_contraction if fastest else _feasible
-    _check_size(system, candidates[0].graph)
+    for candidate in candidates:
+        _check_size(system, candidate.graph)
     if by_ball.verdict is not Verdict.ILL_POSED:
         for candidate in candidates:
             found = _attempt(system, candidate.graph, 1.0, None, search)
@@ -200,7 +205,7 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
         None,
         by_ball,
         ball.scope,
-        neurons=candidates[0].graph.neurons,
+        neurons=candidates[0].graph.neurons if candidates else 0,
     )
 
 
@@ -302,13 +307,13 @@ def structured_gain_margin(
         )
     candidates = _candidates(policy, ball)
     fixed = None if form == "policy" else ball.center
-    chosen = next((c for c in candidates if c.scope == test.scope), candidates[-1])
-
-    def loop_at(k: Any) -> SlopeLoop | None:
-        return slope_loop(system, chosen.graph, factor=k, fixed=fixed)
-
     lower, upper = 1.0, 1.0
     if test.method == "structured":
+        chosen = next(c for c in candidates if c.scope == test.scope)
+
+        def loop_at(k: Any) -> SlopeLoop | None:
+            return slope_loop(system, chosen.graph, factor=k, fixed=fixed)
+
         walk = _Walk(loop_at, tolerance, not system.d.is_zero())
         lower, upper = walk.run(0.0), walk.run(limit)
     ball_lower, ball_upper = _ball_interval(system, ball, form, limit)

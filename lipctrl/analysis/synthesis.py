@@ -108,19 +108,26 @@ def _state_feedback(plant: Any) -> Realization:
 
 def _lqr(system: Realization, q: np.ndarray, r: np.ndarray) -> np.ndarray:
     a, b = system.A, system.B
-    if system.is_discrete:
-        x = scipy.linalg.solve_discrete_are(a, b, q, r)
-        k = np.linalg.solve(r + b.T @ x @ b, b.T @ x @ a)
-    else:
-        x = scipy.linalg.solve_continuous_are(a, b, q, r)
-        k = np.linalg.solve(r, b.T @ x)
+    try:
+        if system.is_discrete:
+            x = scipy.linalg.solve_discrete_are(a, b, q, r)
+            k = np.linalg.solve(r + b.T @ x @ b, b.T @ x @ a)
+        else:
+            x = scipy.linalg.solve_continuous_are(a, b, q, r)
+            k = np.linalg.solve(r, b.T @ x)
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            "no LQR gain was found: the Riccati equation has no stabilising solution, so the plant has an unstable "
+            "mode that its inputs do not reach, or is too near to one; expected a stabilisable plant"
+        ) from None
     # The gain reads outputs: K C = K_x.
     return np.linalg.solve(system.C.T, k.T).T
 
 
 def _cost(system: Realization, gain: np.ndarray, q: np.ndarray, r: np.ndarray) -> float:
     """Return the quadratic cost trace(X) of u = -K y from a random initial state of unit covariance."""
-    k = gain @ system.C
+    # u = -K(Cx + Du): the action reads the state through the feed-through's algebraic loop.
+    k = np.linalg.solve(np.eye(system.inputs) + gain @ system.D, gain @ system.C)
     closed = system.A - system.B @ k
     weight = q + k.T @ r @ k
     poles = np.linalg.eigvals(closed)
@@ -150,8 +157,10 @@ def trade_off(
     system = _state_feedback(plant)
     q = np.diag(_weights(state_weights, system.states, "state_weights"))
     r = np.diag(_weights(action_weights, system.inputs, "action_weights"))
-    factors = np.geomspace(1e-4, 1e4, 17) if prices is None else np.asarray(prices, dtype=float)
-    if not (np.isfinite(factors).all() and (factors > 0.0).all() and factors.size):
+    factors = (
+        np.geomspace(1e-4, 1e4, 17) if prices is None else np.atleast_1d(np.asarray(prices, dtype=float))
+    )
+    if factors.ndim != 1 or not (np.isfinite(factors).all() and (factors > 0.0).all() and factors.size):
         raise ValueError(f"prices are {prices!r}; expected positive numbers")
     choices = []
     for price in factors:

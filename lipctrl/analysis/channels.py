@@ -82,8 +82,8 @@ def diagonal_slope(plant: Any, lower: float = 0.0) -> float:
     return lower + found[0] if math.isfinite(found[0]) else math.inf
 
 
-def popov_channels(system: Realization) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the largest common sector bound that Popov's criterion proves, with T and N. Not incremental."""
+def require_popov(system: Realization) -> None:
+    """Raise a ValueError for plants that Popov's criterion does not speak about."""
     if system.is_discrete:
         raise ValueError(
             "the Popov criterion is stated in continuous time; for a discrete plant use zames_falb"
@@ -92,6 +92,10 @@ def popov_channels(system: Realization) -> tuple[float, np.ndarray, np.ndarray]:
         raise ValueError(
             "the plant has direct feed-through; the Popov criterion needs a strictly proper plant"
         )
+
+
+def popov_channels(system: Realization) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the largest common sector bound that Popov's criterion proves, with T and N. Not incremental."""
     return _ConstantMultipliers(system, popov=True).largest()
 
 

@@ -13,7 +13,7 @@ from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, poli
 from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, phase_of_disk
 from lipctrl.analysis.disk_falsifier import smallest_disks
 from lipctrl.analysis.disk_loop import DiskLoop
-from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole
+from lipctrl.analysis.falsify_linear import STEPS, LinearPolicy, unstable_pole
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad, block
 from lipctrl.analysis.periodic import periodic_destabilization
@@ -64,7 +64,7 @@ class DiskMargin(DiskEnds):
         def at(size: float) -> LinearPolicy:
             return disk_policy(centre, delta.scaled(size), tuple(range(n)), 0.5 * (1.0 + self.skew))
 
-        for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+        for step in STEPS:
             value = self.alpha_upper * (1.0 + step)
             pole = unstable_pole(loop, at(value))
             if pole is not None:

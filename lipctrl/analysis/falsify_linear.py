@@ -23,6 +23,7 @@ from lipctrl.analysis.plant import Realization
 Found = TypeVar("Found")
 # Relative steps beyond a proved end at which a destabilising member is looked for.
 STEPS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+WIDE_STEPS = (*STEPS, 0.03, 0.1, 0.3)
 
 
 def nearest_beyond(attempt: Callable[[float], Found | None], steps: Sequence[float] = STEPS) -> Found | None:

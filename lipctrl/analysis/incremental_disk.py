@@ -15,7 +15,7 @@ from lipctrl.analysis.disk import finite_skew
 from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, phase_of_disk
 from lipctrl.analysis.disk_falsifier import SingularDisks, smallest_disks
 from lipctrl.analysis.disk_loop import DiskLoop
-from lipctrl.analysis.falsify_linear import LinearPolicy, unstable_pole
+from lipctrl.analysis.falsify_linear import WIDE_STEPS, LinearPolicy, unstable_pole
 from lipctrl.analysis.loop import NominalLoop
 from lipctrl.analysis.midrad import MidRad, block
 from lipctrl.analysis.periodic import periodic_destabilization
@@ -187,7 +187,7 @@ def _realized(
 
     matrix = np.array([complex(delta[0, 0]) * worst.alpha for delta in deltas])
     kind = "disk perturbations of the channels with a linear policy of the ball"
-    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3):
+    for step in WIDE_STEPS:
         value = worst.alpha * (1.0 + step)
         pole = unstable_pole(plant, at(value))
         if pole is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from lipctrl.analysis.channels import popov_channels, square_stable
+from lipctrl.analysis.channels import popov_channels, require_popov, square_stable
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.transfer import exact_transfer_function
@@ -85,22 +85,15 @@ def popov_criterion(plant: Any) -> MultiplierTest:
     8.00000000
     """
     system = as_realization(plant)
+    require_popov(system)
     if system.inputs == system.outputs > 1:
-        if system.d.is_zero() and (system.b.is_zero() or system.c.is_zero()):
+        if system.b.is_zero() or system.c.is_zero():
             square_stable(system)
             constant = np.array([np.ones(system.inputs), np.zeros(system.inputs)])
             return MultiplierTest(math.inf, "Popov", constant, ("1", "s"))
         k, t, eta = popov_channels(square_stable(system))
         return MultiplierTest(k, "Popov", np.array([t, eta]), ("1", "s"))
     exact = _transfer_function(plant, system)
-    if system.is_discrete:
-        raise ValueError(
-            "the Popov criterion is stated in continuous time; for a discrete plant use zames_falb"
-        )
-    if not system.d.is_zero():
-        raise ValueError(
-            "the plant has direct feed-through; the Popov criterion needs a strictly proper plant"
-        )
     by_line = MultiplierTest(0.0, "Popov", np.zeros(1), ("s",)) if exact is None else _popov_line(*exact)
     if math.isinf(by_line.slope):
         return by_line

@@ -24,6 +24,7 @@ import scipy.optimize
 from lipctrl.analysis.blocks import Shapes, WorstBlocks, worst_blocks
 from lipctrl.analysis.destabilize import Destabilization, LinearLoop
 from lipctrl.analysis.disk_loop import DiskLoop
+from lipctrl.analysis.falsify_linear import WIDE_STEPS
 
 # Singular values this near to the largest take part; so many lines at most.
 _NEAR, _MOST_LINES = 0.05, 6
@@ -110,7 +111,7 @@ def _seen(loop: DiskLoop, alpha: float, blocks: PeriodicBlocks) -> Destabilizati
     def at(size: float) -> LinearLoop:
         return blocks.loop(loop, size)
 
-    for step in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1):
+    for step in WIDE_STEPS:
         size = alpha * (1.0 + step)
         matrix = blocks.monodromy(loop, size)
         if not np.isfinite(matrix).all():

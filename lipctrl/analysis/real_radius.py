@@ -127,14 +127,14 @@ def _mu(m: np.ndarray) -> float:
 
 def _crossings(system: Realization, g: float, level: float) -> np.ndarray:
     """Return the frequencies where a singular value of D_g diag(M, M̄) D_g⁻¹ in real form equals the level."""
+    if system.is_discrete:
+        return _discrete_crossings(system, g, level)
     n, p, m = system.states, system.outputs, system.inputs
     a, b, c, d = system.A, system.B, system.C, system.D
-    # [Re M, -g Im M; Im M/g, Re M] = U₁ᴴ-free form: L·diag(M(s), M(-s))·R with constant real-frequency maps.
+    # On the axis M̄(jω) = M(-jω), so [Re M, -g Im M; Im M/g, Re M] = L·diag(M(s), M(-s))·R with constant L and R.
     left = np.block([[np.eye(p), np.eye(p)], [-1j / g * np.eye(p), 1j / g * np.eye(p)]]) / 2.0
     right = np.block([[np.eye(m), 1j * g * np.eye(m)], [np.eye(m), -1j * g * np.eye(m)]])
     zero = np.zeros((n, n))
-    if system.is_discrete:
-        return _discrete_crossings(system, left, right, level)
     big_a = np.block([[a, zero], [zero, -a]])
     big_b = scipy.linalg.block_diag(b, -b) @ right
     big_c = left @ np.asarray(scipy.linalg.block_diag(c, c))
@@ -158,7 +158,7 @@ def _crossings(system: Realization, g: float, level: float) -> np.ndarray:
     return np.unique(np.abs(values.imag[near]))
 
 
-def _discrete_crossings(system: Realization, left: np.ndarray, right: np.ndarray, level: float) -> np.ndarray:
+def _discrete_crossings(system: Realization, g: float, level: float) -> np.ndarray:
     """Do the same in discrete time on the Cayley image s = (z-1)/(z+1), on which frequencies map one to one."""
     n = system.states
     a, b, c, d = system.A, system.B, system.C, system.D
@@ -171,7 +171,6 @@ def _discrete_crossings(system: Realization, left: np.ndarray, right: np.ndarray
         0.0,
         "continuous image",
     )
-    g = float(np.abs(right[0, system.inputs]))
     nus = _crossings(image, g, level)
     return 2.0 * np.arctan(nus) / system.sample_time
 

@@ -80,7 +80,7 @@ def solve_reduction(reduction: Reduction, claim: str) -> Solution:
     """Return the best multipliers that the barrier method finds for a claim in the Euclidean metric."""
     start = layer_wise(reduction, fast=True)
     if start.rho == 0.0 or not start.multipliers:
-        return _without_solver(reduction, claim, start)
+        return _without_solver(reduction, claim)
     return _solve(reduction, claim, start)
 
 
@@ -255,7 +255,7 @@ def _descended(given: Network, reduction: Reduction, box: Box | None, claim: str
     )
 
 
-def _without_solver(reduction: Reduction, claim: str, start: LayerWise) -> Solution:
+def _without_solver(reduction: Reduction, claim: str) -> Solution:
     """Networks whose neurons all drop out: N is a matrix of the input alone."""
     program = dense_program(reduction, claim)
     if claim == "lipschitz" and not any(m.any() for m in reduction.output.values()):

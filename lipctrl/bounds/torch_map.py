@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +51,3 @@ def torch_map(
         return out.numpy()
 
     return run, input_size(module), pullback
-
-
-def is_module(value: Any) -> bool:
-    """Tell whether a value is a torch module."""
-    return isinstance(value, nn.Module)

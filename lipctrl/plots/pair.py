@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lipctrl.plots.style import BLACK, CERTIFIED, FALSIFIED, axes_or_new, legend_below, styled
+from lipctrl.plots.style import BLACK, FALSIFIED, GREY, axes_or_new, legend_below, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @styled
 def pair_plot(attack: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw ‖Δx‖ of a `lipctrl.analysis.PairAttack` over the steps: vermilion where the pair separates.
+    """Draw ‖Δx‖ of a `lipctrl.analysis.PairAttack` over the steps: vermilion where the pair separates, else grey.
 
     A pair that ends farther apart than it began refutes contraction from these states; one that does not proves
     nothing, and the title says so.
     """
     ax = axes_or_new(ax)
     distance = np.maximum(attack.distance, np.finfo(float).tiny)
-    color, said = (FALSIFIED, "separates") if attack.separates else (CERTIFIED, "nothing found")
+    color, said = (FALSIFIED, "separates") if attack.separates else (GREY, "nothing found")
     ax.semilogy(distance, color=color, label="distance ‖Δx‖ of the worst pair found")
     ax.axhline(distance[0], color=BLACK, ls="--", lw=1.2, label="distance at the start")
     ax.set_ylim(bottom=max(float(distance.min()), 1e-6 * float(distance.max())) / 2.0)

@@ -1,6 +1,27 @@
 """Closed-loop analysis: from a plant and an incremental ball of policies to verdicts and margins.
 
-Names are loaded on first use, so that a check of one criterion does not pay for the others.
+Names are loaded on first use, so that a check of one criterion does not pay for the others. Where to look among the
+files; in each group what users call comes first, and what it is made of after the semicolon:
+
+- one call: closed_loop; report, verdict
+- what is analysed: plant, ball, linearize; loop, policy_graph, lure_loop
+- H∞ norms: hinf; cover, modal, delay_chains, discs, spectrum
+- quadratic forms over all frequencies, which most proofs of LTI loops use: popov; kyp, sweep
+- criteria for slopes: circle, channels, multipliers; zames_falb_channels, transfer, trigonometric
+- margins of a ball: margins, phase, delay_margin, incremental_disk; continuation, delay_proof, lag, falsify_linear,
+  destabilize
+- disks: disk; disk_ends, disk_loop, pointwise, periodic, disk_falsifier
+- models of delays: delays
+- stability radii: radius, block_radius; real_radius, blocks, scaled_gain
+- the policy's own neurons: structured, l2_gain, recentre; slope_loop, contraction, barrier
+- regions of attraction: region; saturated_region, ellipsoid, sectors
+- basins of attraction: attraction, basin_gain; cells, cell_proof, psi_samples
+- scaled relative graphs: srg
+- boxes of parameters: parameter_box
+- choosing a gain: synthesis
+- attacks on loops: falsify
+- classical margins: classical
+- arithmetic and searches that others share: midrad, frequencies, descent, lmi
 """
 
 from __future__ import annotations
@@ -39,6 +60,7 @@ _PUBLIC = {
     "structured_radius": "block_radius",
     "DiskMargin": "disk",
     "disk_margin": "disk",
+    "DiskEnds": "disk_ends",
     "IncrementalDiskMargin": "incremental_disk",
     "incremental_disk_margin": "incremental_disk",
     "ClassicalMargins": "classical",
@@ -70,16 +92,23 @@ _PUBLIC = {
     "zames_falb": "multipliers",
     "HullTest": "parameter_box",
     "hull_test": "parameter_box",
+    "SampledBox": "parameter_box",
     "sampled_box": "parameter_box",
     "GainChoice": "synthesis",
+    "TradeOff": "synthesis",
     "best_gain": "synthesis",
+    "hinf_optimum": "synthesis",
     "max_lipschitz": "synthesis",
     "trade_off": "synthesis",
     "recentred_ball": "recentre",
     "best_centre": "recentre",
     "SampledLinearization": "linearize",
     "sampled_linearization": "linearize",
+    "PairAttack": "falsify",
+    "SlopeAttack": "falsify",
+    "UnstablePoint": "falsify",
     "falsified_gains": "falsify",
+    "loop_step": "falsify",
     "periodic_slopes": "falsify",
     "separating_pair": "falsify",
     "unstable_equilibrium": "falsify",

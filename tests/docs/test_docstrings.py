@@ -6,6 +6,7 @@ import doctest
 import importlib
 import importlib.util
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,18 @@ def test_no_public_name_is_hidden_by_a_file_of_the_same_name():
         files = {m.name for m in pkgutil.iter_modules(module.__path__)}
         rooms = set(getattr(module, "_ROOMS", ()))
         assert not (files & set(module.__all__)) - rooms, package
+
+
+def test_the_map_of_the_analysis_names_every_file():
+    """A room of so many files has a map in its docstring: each file once, and none that is gone."""
+    package = importlib.import_module("lipctrl.analysis")
+    _, _, groups = (package.__doc__ or "").partition("\n- ")
+    named = [
+        word
+        for group in groups.split("\n- ")
+        for word in re.findall(r"[a-z][a-z0-9_]*", group.partition(": ")[2])
+    ]
+    assert sorted(named) == sorted(m.name for m in pkgutil.iter_modules(package.__path__))
 
 
 def test_the_public_names_have_examples():

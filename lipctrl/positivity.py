@@ -147,7 +147,8 @@ def _rounded_residual(blocks: Blocks, factor: Factor, shift: float) -> Fraction:
             sums[j] = sums[j] + size.sum(axis=0)
     width = sum(len(s) for s in sums.values())
     gammas = {i: count * UNIT / (1.0 - count * UNIT) for i, count in counts.items()}
-    worst = max(float((sums[i] + gammas[i] * sizes[i]).max()) for i in sums)
+    # numpy's maximum hands a NaN on; Python's would drop it.
+    worst = float(np.max([(sums[i] + gammas[i] * sizes[i]).max() for i in sums]))
     # The sums above have at most width + count terms, none negative; every term may have underflowed.
     count = max(counts.values())
     bound = worst * (1.0 + 4.0 * (width + count) * UNIT) + 2.0 * width * count * TINY
@@ -197,6 +198,8 @@ def _prove(blocks: Mapping[tuple[int, int], Any], sizes: list[int]) -> float:
         if (i, i) not in scaled:
             raise NotProvedError("a diagonal block is missing")
     widest = sum(scaled[i, i].shape[0] for i in order)
+    if not all(np.isfinite(b.radius).all() for b in scaled.values() if isinstance(b, Enclosure)):
+        raise NotProvedError("rounding errors of the matrix overflow float64")
     radii = [np.max(b.radius.sum(axis=1), initial=0.0) for b in scaled.values() if isinstance(b, Enclosure)]
     rounding = 2.0**-50 * max(scaled[i, i].shape[0] for i in order) + 2.0 * sum(sorted(radii)[-3:])
     # The shift c only steers the guess R; any c whose residual fits is a proof. Residuals grow like √width.

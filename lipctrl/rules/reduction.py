@@ -64,11 +64,11 @@ def reduce_graph(graph: Graph, slopes: Slopes, kind: Kind) -> Reduced:
     for l, (low, high) in enumerate(slopes, start=1):
         drive = _combine(graph.sources[l - 1], states, kind)
         low, high = _quiet(drive, low, high, graph.groups[l - 1])
-        center, reach = _split(low, high, graph.groups[l - 1])
+        center, reach, narrow = _split(low, high, graph.groups[l - 1])
         loose = np.flatnonzero(low != high)
         whole = len(loose) == len(low)
         reduced.free.append(loose)
-        narrow = reach[loose] != 1.0
+        narrow = narrow[loose]
         reduced.slopes.append((np.where(narrow, -1.0, low[loose]), np.where(narrow, 1.0, high[loose])))
         reduced.reach.append(reach[loose])
         reduced.sizes.append(len(loose))
@@ -84,8 +84,11 @@ def reduce_graph(graph: Graph, slopes: Slopes, kind: Kind) -> Reduced:
     return reduced
 
 
-def _split(low: np.ndarray, high: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return c (the known part of the slope) and r (the rest) with [m, s] inside c + r[-1, 1]; r = 1 keeps [m, s]."""
+def _split(low: np.ndarray, high: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return c (the known part of the slope), r (the rest) and which neurons are narrow: [m, s] inside c + r[-1, 1].
+
+    Neurons that are neither fixed nor narrow keep c = 0, r = 1 and their slopes [m, s].
+    """
     fixed = low == high
     width = high - low
     narrow = ~fixed & (width <= NARROW * np.maximum(np.abs(low), np.abs(high))) & (group == 1)
@@ -93,7 +96,7 @@ def _split(low: np.ndarray, high: np.ndarray, group: int) -> tuple[np.ndarray, n
     reach = np.maximum(high - center, center - low)
     # Two roundings separate the computed reach from the true one; a subnormal slope has no relative error.
     reach = np.where(narrow, reach * (1.0 + 2.0**-50) + 2.0**-1000, 1.0)
-    return center, reach
+    return center, reach, narrow
 
 
 def _quiet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> Path:
         raise
     _sync_folder(path.parent)
     return path
+
+
+def leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the unfinished files that killed calls of `replace_file` left in a folder."""
+    return sorted(p for p in Path(folder).glob("*.tmp") if re.search(r"\.[0-9a-f]{8}\.tmp$", p.name))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +36,17 @@ class Design:
 def output_gain(plant: Any) -> np.ndarray:
     """Return the LQR gain K (m, p) on *observations*, u = -K y, of a plant whose observation determines its state.
 
+    Behind an actuator delay of d samples the commands under way are not observed. The gain is then that of the plant
+    without the delay, or K (A - B K)^d, which is K on the state that its own ideal loop reaches d samples later: the
+    one whose loop *with* the delay has the larger stability radius.
+
     Raises
     ------
     ValueError
-        When the linearised observation does not determine the state.
+        When the linearised observation does not determine the state, or neither gain survives the delay.
     """
+    if getattr(plant, "delay", 0):
+        return _delayed_gain(plant)
     state_gain, C = lqr_gain(plant), np.asarray(plant.linearize().C)
     if np.linalg.matrix_rank(C) < plant.state_size:
         raise ValueError(
@@ -47,7 +54,28 @@ def output_gain(plant: Any) -> np.ndarray:
             "static LQR gain; give a gain of your own, or train a plain policy (--policy plain)"
         )
     # Rounded to the precision in which the policy runs: the centre that is analysed is the one that acts.
-    return (state_gain @ np.linalg.pinv(C)).astype(np.float32).astype(np.float64)
+    return _rounded(state_gain @ np.linalg.pinv(C))
+
+
+def _delayed_gain(plant: Any) -> np.ndarray:
+    from lipctrl.analysis import stability_radius
+
+    prompt = dataclasses.replace(plant, delay=0)
+    gain, system, delayed = output_gain(prompt), prompt.linearize(), plant.linearize()
+    A, B, C = (np.asarray(matrix) for matrix in (system.A, system.B, system.C))
+    ahead = gain @ C @ np.linalg.matrix_power(A - B @ gain @ C, plant.delay) @ np.linalg.pinv(C)
+    candidates = [gain, _rounded(ahead)]
+    radii = [float(stability_radius(delayed, candidate)) for candidate in candidates]
+    if not max(radii) > 0.0:
+        raise ValueError(
+            f"{plant.name}: no static LQR gain stabilises it behind a delay of {plant.delay} samples; give a gain of "
+            "your own, a shorter delay, or train a plain policy (--policy plain)"
+        )
+    return candidates[int(np.argmax(radii))]
+
+
+def _rounded(gain: np.ndarray) -> np.ndarray:
+    return gain.astype(np.float32).astype(np.float64)
 
 
 def observes_linearly(plant: Any) -> bool:

@@ -33,6 +33,7 @@ from lipctrl.runs.files import (
     write_tensors,
 )
 from lipctrl.runs.state import flatten, unflatten
+from lipctrl.storage import leftovers
 
 if TYPE_CHECKING:
     from lipctrl.policies import LipschitzPolicy, ResidualPolicy
@@ -216,6 +217,11 @@ class RunWriter:
             if r.endswith("\n") and r.split(",")[0].isdigit() and int(r.split(",")[0]) <= iteration
         ]
         write_bytes(path, (header + "".join(kept)).encode())
+
+    def clear_leftovers(self) -> None:
+        """Remove halves of files that a kill left behind; only one training writes into a folder at a time."""
+        for path in leftovers(self.path):
+            path.unlink(missing_ok=True)
 
     def save_policy(self, policy: Any) -> None:
         """Replace the trained weights."""

@@ -242,6 +242,7 @@ class Session:
         self.best_return, self.stale, self.stopped = state["best_return"], state["stale"], state["stopped"]
         self.best_weights = {k: v.to(device) for k, v in state["best_weights"].items()}
         self.writer.forget_after(self.iteration)
+        self.writer.clear_leftovers()
 
     def _explain(self, error: TrainingDivergedError) -> str:
         kept = self.iteration - self.iteration % self.schedule.checkpoint_every

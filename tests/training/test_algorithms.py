@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lipctrl
+import lipctrl_envs
 from lipctrl.runs import build_policy, design_policy, output_gain
 from lipctrl.training import (
     APG,
@@ -303,6 +304,25 @@ def test_designs_count_every_factor(cartpole, pendulum):
         design_policy(cartpole, lipschitz=-1.0)
     with pytest.raises(ValueError, match="expected auto, residual or plain"):
         design_policy(cartpole, kind="best")
+
+
+@pytest.mark.parametrize(
+    ("name", "delay"), [("Pendulum", 2), ("CartPole", 4), ("DoublePendulumCart", 2), ("GymPendulum", 1)]
+)
+def test_a_delayed_plant_keeps_a_stabilising_gain(name, delay):
+    task = find_task(lipctrl_envs.environment_id(name), {"delay": delay})
+    gain = output_gain(task.plant)
+    system = task.plant.linearize()
+    poles = np.linalg.eigvals(system.A - system.B @ gain @ system.C)
+    assert np.abs(poles).max() < 1.0
+    design = design_policy(task, kind="residual", width=8, depth=1)
+    assert design.guarantee is not None
+    assert design.guarantee.prove(design.policy.certificate()) > 1.0
+
+
+def test_a_delay_that_no_gain_survives_is_refused_with_a_remedy():
+    with pytest.raises(ValueError, match="behind a delay of 4 samples"):
+        output_gain(find_task("lipctrl/DoublePendulumCart-v0", {"delay": 4}).plant)
 
 
 def test_equal_seeds_give_equal_designs(cartpole):

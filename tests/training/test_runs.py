@@ -177,6 +177,16 @@ def test_black_boxes_continue_bit_by_bit_too(tmp_path, monkeypatch, mode):
     assert same(weights(whole.path), weights(resumed.path))
 
 
+def test_halves_of_files_that_a_kill_left_are_removed_when_the_run_goes_on(tmp_path):
+    short_run(tmp_path / "run", iterations=2)
+    half, other = tmp_path / "run/checkpoint.safetensors.0a1b2c3d.tmp", tmp_path / "run/notes.tmp"
+    half.write_bytes(b"half")
+    other.write_bytes(b"not ours")
+    short_run(tmp_path / "run", iterations=4, resume=True)
+    assert not half.exists()
+    assert other.exists()
+
+
 def test_ctrl_c_saves_and_the_run_goes_on_from_there(tmp_path):
     # A test run in the background starts with interrupts ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)

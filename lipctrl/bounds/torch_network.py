@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError
+from lipctrl.bounds.torch_aliases import RecordingProxy, refuse_stale_reads
 from lipctrl.bounds.torch_composed import (
     CLAMPS,
     COMPOSED_CALLS,
@@ -43,9 +44,9 @@ from lipctrl.bounds.torch_modules import (
 _NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 _NEUTRAL_CALLS = {"contiguous", "clone", "detach", "float", "double"}
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__"}
-_SUB = {operator.sub, operator.isub, torch.sub, "sub"}
+_SUB = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
 _MUL = {operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"}
-_DIV = {operator.truediv, torch.div, torch.divide, "div"}
+_DIV = {operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "div_"}
 _NEG = {operator.neg, torch.neg, "neg"}
 _CAT = {torch.cat, torch.concat, torch.concatenate}
 _VIEWS = {"view", "reshape", torch.reshape}
@@ -64,7 +65,10 @@ def _refuse(node: fx.Node, reason: str = "") -> UnsupportedOperationError:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps modules that declare their activation whole."""
+    """Keeps modules that declare their activation whole, and records what is done in place."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return RecordingProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return declared_activation(m) is not None or super().is_leaf_module(m, module_qualified_name)
@@ -73,11 +77,13 @@ class _Tracer(fx.Tracer):
 def traced(module: nn.Module) -> fx.Graph:
     """Return the graph of a module's operations, or say why it has none."""
     try:
-        return _Tracer().trace(module)
+        graph = _Tracer().trace(module)
     except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
         raise UnsupportedOperationError(
             f"{type(module).__name__} cannot be traced ({error}); its forward must not depend on values"
         ) from error
+    refuse_stale_reads(module, graph)
+    return graph
 
 
 def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> Network:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from lipctrl.analysis.ball import as_ball
+from lipctrl.analysis.ball import actuator_limits, as_ball
 from lipctrl.analysis.cell_proof import Ellipsoid, prove_contraction, prove_decrease
 from lipctrl.analysis.cells import CellLoop
 from lipctrl.analysis.lure_loop import read_form
 from lipctrl.analysis.policy_graph import policy_certificate, policy_graph
+from lipctrl.analysis.psi_samples import require_plausible
 from lipctrl.analysis.slope_loop import prove_definite
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.positivity import NotProvedError
@@ -85,13 +86,17 @@ class Basin:
 
     def recheck(self, boxes: int = 400_000) -> bool:
         """Prove the claim again from the stored numbers alone; False where they do not prove it."""
-        if self.shape is None or self.inner is None:
+        if self.shape is None or self.inner is None or not np.isfinite(self.center).all():
             return False
+        command = np.maximum(*map(np.abs, self.loop.actuator))
         try:
-            _prove(self.loop, self.center, self.shape, self.inner, self.decay, boxes)
-        except NotProvedError:
+            with np.errstate(over="ignore", invalid="ignore"):
+                offset = _prove(self.loop, self.center, self.shape, self.inner, self.decay, boxes)
+                require_plausible(self.loop.form, np.abs(self.center) + self.extent, command)
+        except (NotProvedError, ValueError):
+            # Of a ψ that its own samples refute nothing is proved.
             return False
-        return True
+        return offset <= self.offset
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -115,13 +120,14 @@ def basin(
         `psi_slopes` the plant's slopes too hold box by box. Many inputs are fine.
     policy : an object with `.certificate()`, or a Certificate; sign u = π(y). Its own clip is an actuator limit.
     box : (n,) positive half-widths about the origin that the ellipsoid must not leave, in the units of the states.
-    action_limit : (m,) symmetric limits of the actuator, or None. The tighter of these and the policy's clip acts.
+    action_limit : (m,) symmetric limits of the actuator behind the policy's clip, or None.
     boxes : most boxes that a cover may take.
 
     Raises
     ------
     ValueError
-        For bad data. A loop of which nothing is proved is no error: its verdict is inconclusive.
+        For bad data, a ψ among them that samples refute (NaN, other slopes, channels that mix, lost digits). A loop of
+        which nothing is proved is no error: its verdict is inconclusive.
 
     Examples
     --------
@@ -134,6 +140,7 @@ def basin(
     """
     loop = cell_loop(plant, policy, action_limit)
     limits = positive_numbers(box, loop.form.A.shape[0], "box")
+    require_plausible(loop.form, limits, np.maximum(*map(np.abs, loop.actuator)))
     return find_basin(loop, limits, boxes, seed)
 
 
@@ -153,11 +160,7 @@ def cell_loop(plant: Any, policy: Any, action_limit: Any) -> CellLoop:
             f"and {m}"
         )
     limit = np.full(m, np.inf) if action_limit is None else positive_numbers(action_limit, m, "action_limit")
-    low, high = -limit, limit
-    clip = as_ball(source).limits
-    if clip is not None:
-        low, high = np.maximum(low, clip[0]), np.minimum(high, clip[1])
-    return CellLoop(form, graph, (low, high))
+    return CellLoop(form, graph, actuator_limits(limit, as_ball(source).limits))
 
 
 def find_basin(loop: CellLoop, limits: np.ndarray, boxes: int, seed: int) -> Basin:
@@ -194,8 +197,8 @@ def find_basin(loop: CellLoop, limits: np.ndarray, boxes: int, seed: int) -> Bas
 
 def _prove(
     loop: CellLoop, center: np.ndarray, shape: np.ndarray, inner: np.ndarray, decay: float, boxes: int
-) -> None:
-    """Prove both covers from stored numbers, or raise NotProvedError."""
+) -> float:
+    """Prove both covers from stored numbers and return the offset, or raise NotProvedError."""
     for p in (shape, inner):
         if p.shape != (len(center),) * 2:
             raise NotProvedError("the matrix of an ellipsoid has the wrong shape")
@@ -203,9 +206,10 @@ def _prove(
     if not 0.0 < decay < 1.0:
         raise NotProvedError(f"the rate {decay} is not a contraction")
     small = Ellipsoid(center, inner)
-    prove_contraction(loop, small, decay, boxes)
+    offset, _ = prove_contraction(loop, small, decay, boxes)
     if not np.array_equal(shape, inner):
         prove_decrease(loop, Ellipsoid(center, shape), small, boxes)
+    return offset
 
 
 def equilibrium(loop: CellLoop, gain: float) -> np.ndarray | None:

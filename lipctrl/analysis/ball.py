@@ -169,6 +169,16 @@ def _ball_of(certificate: Certificate) -> IncrementalBall:
     )
 
 
+def actuator_limits(
+    limit: np.ndarray, clip: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the limits (low, high) of a symmetric limit behind a policy's own clip (None: it has none)."""
+    if clip is None:
+        return -limit, limit
+    # A clip that lies beyond the limit leaves one value.
+    return np.clip(clip[0], -limit, limit), np.clip(clip[1], -limit, limit)
+
+
 LOCAL = (
     "the policy's gain is proved for observations inside a box only, and nothing keeps the loop inside it: certify the "
     "policy without a region, or use structured_test (slopes of its neurons) or region_of_attraction"

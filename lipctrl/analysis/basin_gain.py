@@ -20,7 +20,8 @@ _STEP = 0.15
 class BasinGains:
     """For every constant k in [lower, upper], u = sat(kπ(y)) drives all of {V ≤ share²} to one equilibrium.
 
-    V is the quadratic of the basin, so that `share` is the part of its half-widths that is kept. `pieces` are the
+    The gain acts before the limits: π is the policy without its own clip, which belongs to sat. V is the quadratic of
+    the basin, so that `share` is the part of its half-widths that is kept. `pieces` are the
     intervals of k of which each was proved at once, every k in it included; [1, 1] where nothing more was proved.
     `unstable_below` and `unstable_above` are gains at which the linearisation about the equilibrium has an eigenvalue
     outside the unit circle (float64; None: none was found): beyond them no proof is possible.

@@ -20,8 +20,8 @@ from lipctrl.arithmetic import Enclosure
 from lipctrl.rules.lines import ends, outward
 from lipctrl.rules.ranges import slope_range, value_range
 
-# numpy's sin, cos, tanh and products of a few of them, relative to 1 + |ψ|.
-_LIBRARY = 2.0**-48
+# numpy's sin, cos, tanh and products of a few of them, relative to 1 + |ψ|: an assumption about ψ's evaluation.
+LIBRARY = 2.0**-48
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CellLoop:
         value = form.psi(z.middle().T).T
         # ψ moves by at most its slope where z is not known exactly.
         steep = np.maximum(np.abs(least), np.abs(most)).T
-        slack = _LIBRARY * (1.0 + np.abs(value)) + (1.0 + 1e-12) * steep * z.radius
+        slack = LIBRARY * (1.0 + np.abs(value)) + (1.0 + 1e-12) * steep * z.radius
         return Enclosure(value, slack), _repeated(slopes, z_slopes).times(z_slopes), inside
 
     def _policy(self, y: Enclosure, y_slopes: Enclosure, radius: np.ndarray) -> tuple[Enclosure, Enclosure]:
@@ -168,9 +168,11 @@ def plant_slopes(form: Any, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarr
         least, most = slope_range(activation("tanh"), low, high)
     else:
         return np.broadcast_to(form.lower, low.shape), np.broadcast_to(form.upper, low.shape)
-    if not (np.isfinite(least).all() and np.isfinite(most).all() and (least <= most).all()):
+    right = np.shape(least) == low.shape == np.shape(most)
+    if not (right and np.isfinite(least).all() and np.isfinite(most).all() and (least <= most).all()):
         raise ValueError(
-            "psi_slopes of the Lur'e form returned NaN, infinite or unordered bounds; expected lower ≤ upper"
+            "psi_slopes of the Lur'e form returned NaN, infinite or unordered bounds, or another shape; expected "
+            f"lower ≤ upper of shape {low.shape}"
         )
     return least, most
 
@@ -193,10 +195,12 @@ def _activated(
             for side in (a.min(1, keepdims=True), b.max(1, keepdims=True))
         )
         return value, outward(*(side.reshape(v_slopes.shape) for side in hull))
-    value = outward(*value_range(sigma, least, most))
     if sigma.name == "clip" and not sigma.params:
+        # A clip inside the policy, with limits of their own for each row.
+        value = outward(sigma.value(least.T).T, sigma.value(most.T).T)
         slopes = outward(np.zeros_like(low), np.ones_like(low))
     else:
+        value = outward(*value_range(sigma, least, most))
         slopes = outward(*slope_range(sigma, low, high))
     return value, _repeated(slopes, v_slopes).times(v_slopes)
 

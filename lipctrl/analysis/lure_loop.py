@@ -183,7 +183,7 @@ def bounded_neurons(
     _, v, _ = graph.values(y)
     lower, upper = graph.lower.copy(), graph.upper.copy()
     change = np.zeros(graph.neurons)
-    g0, g1 = np.abs(graph.g0.middle()), np.abs(graph.g1.middle())
+    g0, g1 = (np.abs(g.middle()) + g.radius for g in (graph.g0, graph.g1))
     for start, stop, sigma in graph.layers:
         cut = slice(start, stop)
         reach = (g0[cut] @ reach_y + g1[cut] @ change) * (1.0 + 1e-9) + 1e-12

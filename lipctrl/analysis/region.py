@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import as_ball
+from lipctrl.analysis.ball import actuator_limits, as_ball
 from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, prove_limit
 from lipctrl.analysis.lure_loop import (
     LureLoop,
@@ -273,11 +273,7 @@ def _ends_in_contraction(
 def _actuator(policy: Any, given: Any, m: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the limits (low, high) of what reaches the plant: the given ones and the policy's own clip."""
     limit = np.full(m, np.inf) if given is None else _positive(given, m, "action_limit")
-    low, high = -limit, limit
-    clip = as_ball(policy).limits
-    if clip is not None:
-        low, high = np.maximum(low, clip[0]), np.minimum(high, clip[1])
-    return low, high
+    return actuator_limits(limit, as_ball(policy).limits)
 
 
 def _positive(values: Any, size: int, name: str) -> np.ndarray:

@@ -61,14 +61,16 @@ def sine_slopes(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Enclose the slopes of sin between points of [low, high]."""
     ends = np.cos(low), np.cos(high)
     turn = 2.0 * np.pi
+    # Rounding of the quotients below, where an extreme lies beside an end, and of the cosines.
+    slack = 1e-15 * (1.0 + np.maximum(np.abs(low), np.abs(high)))
 
     def holds(offset: float) -> np.ndarray:
         # Whether offset + 2πk lies in the range; rounding may only add one.
         first, last = np.ceil((low - offset) / turn - 1e-12), np.floor((high - offset) / turn + 1e-12)
         return last >= first
 
-    bottom = np.where(holds(np.pi), -1.0, np.minimum(*ends) - 1e-15)
-    top = np.where(holds(0.0), 1.0, np.maximum(*ends) + 1e-15)
+    bottom = np.where(holds(np.pi), -1.0, np.minimum(*ends) - slack)
+    top = np.where(holds(0.0), 1.0, np.maximum(*ends) + slack)
     return np.maximum(bottom, -1.0), np.minimum(top, 1.0)
 
 

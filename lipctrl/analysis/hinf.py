@@ -11,7 +11,7 @@ import numpy as np
 
 from lipctrl.analysis.cover import GainBound, cover_gain
 from lipctrl.analysis.delay_chains import filter_norm, is_nilpotent, without_common_delay
-from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.midrad import UNIT, MidRad
 from lipctrl.analysis.modal import ModalForm, modal_form
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm, popov_minimum
@@ -28,7 +28,7 @@ class HinfNorm:
     """An enclosure of the H∞ norm: `lower` ≤ ‖G‖_∞ ≤ `value`, the peak near `frequency` [rad/s].
 
     `value` is inf for a system that is not internally stable, and where no bound could be proved; `note` says
-    which. `lower` is a sampled gain. `stability` reports the poles, hidden ones included.
+    which. `lower` is the gain at one frequency, proved. `stability` reports the poles, hidden ones included.
     """
 
     value: float
@@ -100,8 +100,7 @@ def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
         return HinfNorm(0.0, 0.0, 0.0, Stability.STABLE, "zero system")
     if system.states == 0:
         bound = system.d.norm_bound()
-        lower = min(bound, float(np.linalg.norm(system.D, 2)))
-        return HinfNorm(bound, lower, 0.0, Stability.STABLE, "static gain")
+        return HinfNorm(bound, _attained(system, math.inf), 0.0, Stability.STABLE, "static gain")
     if system.is_discrete and spectrum.basis is None:
         if is_nilpotent(system.a):
             bound = filter_norm(system, TOLERANCE)
@@ -124,11 +123,12 @@ def _dynamic_bound(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
             at = form.frequency(covered.at)
             return HinfNorm(covered.upper, covered.lower, at, Stability.STABLE, "frequency axis covered")
     found = _level_set_bound(system, balanced, t, spectrum)
-    if covered is not None and covered.upper < found.value:
-        return replace(
-            found, value=covered.upper, lower=min(found.lower, covered.upper), note="frequency axis covered"
-        )
-    return found
+    if covered is None:
+        return found
+    lower = max(found.lower, covered.lower)
+    if covered.upper < found.value:
+        return replace(found, value=covered.upper, lower=lower, note="frequency axis covered")
+    return replace(found, lower=lower)
 
 
 def _good(covered: GainBound, form: ModalForm) -> bool:
@@ -149,13 +149,32 @@ def _level_set_bound(
         result = popov_minimum(form, 1.0, modes=modes, tightest=1e-24, loosest=1.0)
     omega = abs(result.frequency)
     # Where even samples fail, a pole is within rounding of the boundary.
-    lower = float(np.linalg.norm(system.response(omega), 2)) if math.isfinite(result.upper) else 0.0
+    lower = _attained(balanced, omega) if math.isfinite(result.upper) else 0.0
     if not math.isfinite(result.lower):
         note = "the level-set test could not be proved at any level; rescale or reduce the model"
         return HinfNorm(math.inf, lower, omega, Stability.STABLE, note)
     value = math.nextafter(math.sqrt(max(-result.lower, 0.0)), math.inf) / shift
     value = math.nextafter(value, math.inf)
     return HinfNorm(value, min(lower, value), omega, Stability.STABLE, "level set proved")
+
+
+def _attained(system: Realization, omega: float) -> float:
+    """Return a proved lower bound of ‖G‖ at a frequency, from one input; 0 where rounding hides the response."""
+    response = system.d
+    if math.isfinite(omega):
+        point, eye = complex(system.point(omega)), np.eye(system.states)
+        # Whatever the rounding of e^{jωdt}, it stands for a point of the circle.
+        rounded = 4.0 * UNIT * eye if system.is_discrete else None
+        inverse = (MidRad(point * eye, rounded) - system.a).inverse()
+        if inverse is None:
+            return 0.0
+        response = system.c @ inverse @ system.b + system.d
+    if not np.isfinite(response.mid).all():
+        return 0.0
+    direction = np.linalg.svd(response.mid)[2][:1].conj().T
+    moved = response @ MidRad(direction)
+    gain = float(np.linalg.norm(moved.mid)) - float(np.linalg.norm(moved.radius()))
+    return max(gain / float(np.linalg.norm(direction)) * (1.0 - 1e-14 * (1.0 + sum(response.shape))), 0.0)
 
 
 def _gain_form(system: Realization) -> tuple[PopovForm, float]:

@@ -83,7 +83,8 @@ _ONNX_PLAIN = {
     "Sin": "sin",
     "Atan": "arctan",
 }
-_ONNX_NEUTRAL = ("Identity", "Dropout", "Flatten")
+# Before it, normalisations and dropouts trained by default and broadcasting followed attributes.
+_OLDEST_OPSET = 7
 
 
 def read_onnx(path: Path) -> Network:
@@ -106,6 +107,11 @@ def read_onnx(path: Path) -> Network:
         model = onnx.load(str(path))
     except (DecodeError, onnx.checker.ValidationError) as error:
         raise ValueError(f"{path} is not an ONNX model: {error}") from error
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if min(versions, default=_OLDEST_OPSET) < _OLDEST_OPSET:
+        raise UnsupportedOperationError(
+            f"{path} has the operator set {min(versions)}; export it with 7 or later"
+        )
     graph = model.graph
     values: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     inputs = [i for i in graph.input if i.name not in values]
@@ -121,7 +127,14 @@ def read_onnx(path: Path) -> Network:
     values[inputs[0].name] = builder.input()
     for node in graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        results = _onnx_node(builder, node, [values.get(n) for n in node.input], attributes)
+        unknown = [n for n in node.input if n and n not in values]
+        if unknown or node.domain not in ("", "ai.onnx"):
+            raise UnsupportedOperationError(
+                f"ONNX operator {node.op_type!r} (node {node.name!r}) has no rule: "
+                + (f"it reads {unknown[0]!r}, of no known value" if unknown else f"domain {node.domain!r}")
+            )
+        attributes["rank"] = len(dims)
+        results = _onnx_node(builder, node, [values[n] if n else None for n in node.input], attributes)
         for name, result in zip(node.output, results, strict=False):
             values[name] = result
     output = values.get(graph.output[0].name)
@@ -142,11 +155,9 @@ def _onnx_node(builder: Builder, node: Any, args: list[Any], attributes: dict[st
     if not any(isinstance(a, Expression) for a in args):
         return [_onnx_constant(kind, args, attributes, refusal)]
     handler = _ONNX.get(kind)
-    if kind in _ONNX_NEUTRAL:
-        return [args[0]]
     if kind in _ONNX_PLAIN:
         return [builder.activate(args[0], _ONNX_PLAIN[kind])]
-    if handler is None:
+    if handler is None or len(args) < _LEAST_INPUTS.get(kind, 1):
         raise refusal
     return [handler(builder, args, attributes, refusal)]
 
@@ -166,7 +177,7 @@ def _gemm(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -
     y = b.linear(x, weight if at.get("transB", 0) else weight.T)
     y = b.scale(y, at.get("alpha", 1.0))
     if len(args) > 2 and args[2] is not None:
-        constant = finite("a bias", args[2]).reshape(-1)
+        constant = _flat(args[2])
         factor = float(at.get("beta", 1.0))
         y = b.shift(y, constant if factor == 1.0 else factor * constant)
     return y
@@ -180,7 +191,30 @@ def _matmul(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception)
 
 
 def _flat(constant: Any) -> np.ndarray:
-    return finite("a constant", constant).reshape(-1)
+    """Return a constant that is one number or one for each feature; any other would turn a vector into a matrix."""
+    array = finite("a constant", constant)
+    if array.size == 0 or array.size != (array.shape or (1,))[-1]:
+        raise UnsupportedOperationError(
+            f"a constant has shape {array.shape}; expected one number or one for each feature, features last"
+        )
+    return array.reshape(-1)
+
+
+def _identity(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    return args[0]
+
+
+def _dropout(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    training = args[2] if len(args) > 2 else None
+    if training is not None and (isinstance(training, Expression) or np.any(training)):
+        raise refusal
+    return args[0]
+
+
+def _flatten(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    if at["rank"] != 2 or at.get("axis", 1) not in (-1, 1):
+        raise refusal
+    return args[0]
 
 
 def _add(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
@@ -214,13 +248,13 @@ def _div(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) ->
 
 
 def _concatenation(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
-    if at.get("axis") not in (-1, 1) or not all(isinstance(a, Expression) for a in args):
+    if at.get("axis") not in (-1, at["rank"] - 1) or not all(isinstance(a, Expression) for a in args):
         raise refusal
     return b.concat(args)
 
 
 def _leaky(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
-    return b.activate(args[0], {"name": "leaky_relu", "slope": float(at.get("alpha", 0.01))})
+    return b.activate(args[0], {"name": "leaky_relu", "slope": float(at.get("alpha", np.float32(0.01)))})
 
 
 def _elu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
@@ -249,14 +283,14 @@ def _prelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) 
     if not isinstance(args[1], np.ndarray):
         raise refusal
     a = np.broadcast_to(_flat(args[1]), (args[0].size,))
-    return b.add(b.scale(args[0], a), b.scale(b.activate(args[0], "relu"), 1.0 - a))
+    return b.kinked(args[0], a)
 
 
 def _batch_norm(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
     if at.get("training_mode", 0) or not all(isinstance(a, np.ndarray) for a in args[1:5]):
         raise refusal
     weight, bias, mean, variance = (_flat(a) for a in args[1:5])
-    factor = weight / np.sqrt(variance + float(at.get("epsilon", 1e-5)))
+    factor = weight / np.sqrt(variance + float(at.get("epsilon", np.float32(1e-5))))
     return b.shift(b.scale(args[0], factor), bias - mean * factor)
 
 
@@ -266,7 +300,14 @@ def _gelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -
     return b.activate(args[0], "gelu")
 
 
+_LEAST_INPUTS = {
+    **dict.fromkeys(("Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "PRelu"), 2),
+    "BatchNormalization": 5,
+}
 _ONNX: dict[str, Callable[[Builder, list[Any], dict[str, Any], Exception], Expression]] = {
+    "Identity": _identity,
+    "Dropout": _dropout,
+    "Flatten": _flatten,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Add": _add,

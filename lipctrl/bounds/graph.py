@@ -92,7 +92,11 @@ def finite(name: str, values: Any) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
         raise ValueError(f"{name} has dtype {array.dtype}; expected real numbers of at most 64 bits")
-    array = array.astype(np.float64)
+    given, array = array, array.astype(np.float64)
+    if given.dtype.kind in "iu" and any(
+        int(a) != int(b) for a, b in zip(given.ravel(), array.ravel(), strict=True)
+    ):
+        raise ValueError(f"{name} holds integers beyond 2**53, which float64 would round")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has NaN or inf entries; a bound needs finite weights")
     return array
@@ -144,6 +148,11 @@ class Builder:
             raise ValueError(f"{sigma.name} needs a multiple of {sigma.group} features, got {x.size}")
         return x if sigma.name == "identity" else self._layer(x, sigma)
 
+    def kinked(self, x: Expression, slopes: np.ndarray) -> Expression:
+        """Return x where it is positive and slopes · x elsewhere, one slope an entry: a x + relu(x) - a relu(x)."""
+        positive = self.activate(x, "relu")
+        return self.add(self.scale(x, slopes), self.add(positive, self.scale(positive, -slopes)))
+
     def gated(self, a: Expression, b: Expression) -> Expression | None:
         """Return a · b where one factor is the sigmoid of the other, as SiLU; None for a product without a bound."""
         for x, gate in ((a, b), (b, a)):
@@ -172,7 +181,8 @@ class Builder:
         for j, matrix in b.maps.items():
             merged = _exact_sum(maps[j], matrix) if j in maps else matrix
             if merged is None:
-                return self.add(self._pure(a), b)
+                # A layer of its own meets no other map; `_pure` might hand back the value that it was given.
+                return self.add(a, self._layer(b, activation("identity")))
             maps[j] = merged
         return Expression(maps, offset)
 

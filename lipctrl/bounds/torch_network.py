@@ -217,11 +217,10 @@ class _Reader:
         return self.builder.linear(x, matrix, bias)
 
     def _prelu(self, x: Expression, slopes: np.ndarray, shape: tuple[int, ...] | None) -> Expression:
-        """PReLU as a·v + (1 - a)·relu(v), one a for each channel."""
+        """PReLU, one slope for each channel."""
         repeats = 1 if shape is None else int(np.prod(shape[1:]))
         a = np.broadcast_to(slopes, (x.size // repeats,)).repeat(repeats)
-        kink = self.builder.scale(self.builder.activate(x, "relu"), 1.0 - a)
-        return self.builder.add(self.builder.scale(x, a), kink)
+        return self.builder.kinked(x, a)
 
     def _call(self, node: fx.Node) -> Any:
         target, args = node.target, [self._value(a) for a in node.args]

@@ -232,3 +232,36 @@ def test_reshapes_and_composed_activations_are_read_as_they_run(forward):
     assert np.allclose(certificate.evaluate(x.numpy()), net(x).detach().numpy(), atol=1e-12)
     assert lipctrl.check(certificate).ok
     assert lipctrl.lipschitz_lower_bound(net) <= certificate.gain
+
+
+def test_steep_prelus_keep_their_slope_of_one():
+    """1 - a of a large slope a is no float64 number: the positive side must not lose its 1 to it."""
+    net = nn.Sequential(nn.Identity(), nn.PReLU(2), nn.Linear(2, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([-(2.0**60), 2.0**-40]))
+        net[2].weight.copy_(torch.eye(2))
+    given = read_network(net)
+    maps = [w for layer in (*given.layers, given.output) for w in layer.sources.values()]
+    assert set(np.concatenate([np.asarray(w).ravel() for w in maps])) <= {
+        0.0,
+        1.0,
+        -(2.0**60),
+        2.0**60,
+        2.0**-40,
+        -(2.0**-40),
+    }
+
+
+def test_a_value_plus_a_part_of_itself_is_read_exactly():
+    """1 + 0.1 is no float64 number, so the sum stays a sum of layers."""
+    net = called(lambda self, x: 0.7 * (self.a(x) + 0.1 * self.a(x)) + (0.1 * self.a(x) + self.a(x)))
+    cert = lipctrl.certify(net)
+    assert lipctrl.check(cert).ok
+    x = np.random.default_rng(0).normal(size=(20, 4))
+    expected = net(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(cert.evaluate(x), expected, rtol=1e-12)
+
+
+def test_integers_that_float64_would_round_are_refused():
+    with pytest.raises(ValueError, match=r"2\*\*53"):
+        lipctrl.certify([np.array([[2**53 + 1]])])

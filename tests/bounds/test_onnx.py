@@ -101,3 +101,44 @@ def test_unknown_operators_are_refused_by_name(tmp_path, kind):
     path = save(tmp_path / "m.onnx", [helper.make_node(kind, ["x", "w"], ["y"])], {"w": np.eye(3)})
     with pytest.raises(UnsupportedOperationError, match=kind):
         lipctrl.certify(path)
+
+
+@pytest.mark.parametrize(
+    ("node", "arrays"),
+    [
+        # x + a column is a matrix, of gain √3; the sum of vectors that it looks like has gain 1.
+        (("Add", ["x", "column"], {}), {"column": np.ones((3, 1))}),
+        (("Mul", ["x", "column"], {}), {"column": np.ones((3, 1))}),
+        (("Gemm", ["x", "w", "absent"], {}), {"w": np.eye(3)}),
+        (("Clip", ["x", "absent", "one"], {}), {"one": np.array(1.0)}),
+        (("Clip", ["x", "none"], {}), {"none": np.zeros(0)}),
+        (("Dropout", ["x", "ratio", "training"], {}), {"ratio": np.array(0.5), "training": np.array(1.0)}),
+        (("Dropout", ["x", "ratio", "x"], {}), {"ratio": np.array(0.5)}),
+        (("Flatten", ["x"], {"axis": 0}), {}),
+        (("Relu", ["x"], {"domain": "com.example"}), {}),
+        (("BatchNormalization", ["x", "one"], {}), {"one": np.ones(3)}),
+        (("Gemm", ["x", "w"], {"transA": 1}), {"w": np.eye(3)}),
+    ],
+)
+def test_what_is_not_a_map_of_feature_vectors_is_refused(tmp_path, node, arrays):
+    kind, inputs, attributes = node
+    path = save(tmp_path / "m.onnx", [helper.make_node(kind, inputs, ["y"], **attributes)], arrays)
+    with pytest.raises(UnsupportedOperationError):
+        lipctrl.certify(path)
+
+
+def test_operator_sets_of_another_meaning_are_refused(tmp_path):
+    """Up to set 6 a Dropout without is_test is random, and an addition broadcasts along an axis of its own."""
+    path = save(tmp_path / "m.onnx", [helper.make_node("Dropout", ["x"], ["y"])], {})
+    model = onnx.load(str(path))
+    model.opset_import[0].version = 6
+    onnx.save(model, str(path))
+    with pytest.raises(UnsupportedOperationError, match="operator set 6"):
+        lipctrl.certify(path)
+
+
+def test_defaults_are_the_single_precision_numbers_that_a_runtime_uses(tmp_path):
+    nodes = [helper.make_node("LeakyRelu", ["x"], ["y"])]
+    cert = lipctrl.certify(save(tmp_path / "m.onnx", nodes, {}), property="inverse")
+    assert cert.gain <= float(np.float32(0.01)) < 0.01
+    assert cert.params["activations"][0]["slope"] == float(np.float32(0.01))

@@ -20,6 +20,7 @@ ENVIRONMENTS = {
     "TwoMassDrive-v0": "two-mass",
     "LateralVehicle-v0": "vehicle-imitation",
     "SpinningSatellite-v0": "satellite-imitation",
+    "GymPendulum-v1, imitation": "pendulum-imitation",
     "GymPendulum-v1": "pendulum",
 }
 # One seed of this policy failed in training; its losses, thousands, would hide all other curves.

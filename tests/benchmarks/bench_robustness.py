@@ -130,14 +130,14 @@ def pendulum_against_literature(fast: bool) -> list[Row]:
     }
     rows = []
     for (environment, policy), found in _grouped(results(fast)).items():
-        if environment == "GymPendulum-v1":
+        if environment.startswith("GymPendulum-v1"):
             lost = {
                 f"lost to {name}": float(_losses(found, *key).mean()) if key in found else math.nan
                 for name, key in columns.items()
             }
             nominal = found["nominal", 0.0]
             rows.append({
-                "source": "ours", "policy": policy, "γ": _spread([r["gain"] for r in nominal]),
+                "source": f"ours, {environment}", "policy": policy, "γ": _spread([r["gain"] for r in nominal]),
                 "nominal": float(np.mean([r["return"] for r in nominal])), **lost,
             })  # fmt: skip
     for name, values in LITERATURE.items():

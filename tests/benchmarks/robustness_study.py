@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import lipctrl
 from lipctrl.runs.design import output_gain
 from lipctrl.training import PPO, Imitation, evaluate, find_task, make_simulator, split_seed, worst_case
-from lipctrl.training.experts import Expert
+from lipctrl.training.experts import Expert, default_expert
 
 Row = dict[str, Any]
 
@@ -28,8 +28,9 @@ class Setting:
     """One environment: who trains in it, for how long, and what it is tried under.
 
     Every policy is u = f(y), certified or a multilayer perceptron. PPO chooses its own gain, from nothing but the
-    environment's reward. Imitation has a teacher of four times the LQR gain, saturated: undisturbed about as good as
-    LQR itself, so that nothing in training warns of it. `bounds` are l2 gains of the whole policy in action units over
+    environment's reward. Imitation has as a teacher the package's own expert (energy shaping and LQR) where a pendulum
+    must swing up; elsewhere four times the LQR gain, saturated: undisturbed about as good as LQR itself, so that
+    nothing in training warns of it. `bounds` are l2 gains of the whole policy in action units over
     observation units, limits counted: multiples of the LQR gain where `against_lqr`. Noise and attacks are in units of
     `observation_sizes`. `name` is what tables and curves call it.
     """
@@ -50,6 +51,13 @@ class Setting:
 TEACHER_GAIN = 4.0
 _PLANT: Row = {"bounds": (1.0, 2.0), "noise": (0.25, 0.5, 1.0), "attacks": (0.2, 0.5)}
 _IMITATED: Row = {**_PLANT, "algorithm": "imitation", "steps": 64_000, "delays": (1, 2, 4)}
+_SWING_UP: Row = {
+    "env_id": "lipctrl/GymPendulum-v1",
+    "noise": (0.1, 0.2, 0.3, 0.5),
+    "attacks": (0.05, 0.11, 0.15),
+    "delays": (1, 2, 3),
+    "against_lqr": False,
+}
 # Discount 0.99: at PPO's default of 0.95 these plants, sampled at 20 to 50 Hz, would look 0.4 to 1 s ahead.
 _REINFORCED: Row = {**_PLANT, "algorithm": "ppo", "steps": 400_000, "discount": 0.99}
 SETTINGS = (
@@ -58,16 +66,13 @@ SETTINGS = (
         "TwoMassDrive-v0", "lipctrl/TwoMassDrive-v0", delays=(2, 4, 8), **{**_REINFORCED, "steps": 1_000_000}
     ),
     Setting("LateralVehicle-v0, PPO", "lipctrl/LateralVehicle-v0", delays=(1, 2, 4), **_REINFORCED),
+    Setting("GymPendulum-v1", algorithm="ppo", steps=400_000, bounds=(10.0, 14.0, 20.0), **_SWING_UP),
     Setting(
-        "GymPendulum-v1",
-        "lipctrl/GymPendulum-v1",
-        algorithm="ppo",
-        steps=400_000,
-        bounds=(10.0, 14.0, 20.0),
-        noise=(0.1, 0.2, 0.3, 0.5),
-        attacks=(0.05, 0.11, 0.15),
-        delays=(1, 2, 3),
-        against_lqr=False,
+        "GymPendulum-v1, imitation",
+        algorithm="imitation",
+        steps=64_000,
+        bounds=(10.0, 20.0, 40.0),
+        **_SWING_UP,
     ),
     Setting("LateralVehicle-v0", "lipctrl/LateralVehicle-v0", **_IMITATED),
     Setting("SpinningSatellite-v0", "lipctrl/SpinningSatellite-v0", **_IMITATED),
@@ -128,8 +133,10 @@ def physical(setting: Setting, bound: float) -> float:
 
 
 def teacher(setting: Setting) -> Expert:
-    """Return the saturated law of too much gain, u = clip(-4 K x); these plants observe their states."""
+    """Return the law to imitate: `default_expert`, or u = clip(-4 K x) where bounds are multiples of LQR's gain."""
     plant: Any = find_task(setting.env_id).plant
+    if not setting.against_lqr:
+        return default_expert(plant)
     gain = TEACHER_GAIN * torch.as_tensor(lqr(setting.env_id))
     return lambda state: plant.saturate(-state @ gain.to(state).mT)
 

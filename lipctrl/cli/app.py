@@ -70,11 +70,22 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV-ALGORITHM-SEED].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
     target: Annotated[float | None, typer.Option(help="Stop when a validation reaches this return.")] = None,
+    trade_off: Annotated[
+        float | None,
+        typer.Option(
+            help="Learn which share of the bound to use, at this price of all of it; the bound is then a cap."
+        ),
+    ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the algorithm, NAME=VALUE; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Setting of the algorithm, or of the schedule (patience, checkpoint_every …), NAME=VALUE; "
+            "repeatable.",
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="JSON file with settings of the algorithm (--set wins).")
+        Path | None, typer.Option(help="JSON file with the same settings, {NAME: VALUE}; flags win.")
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -100,6 +111,7 @@ def train(
         out=out,
         resume=resume,
         target=target,
+        trade_off=trade_off,
         settings=_pairs(setting, "--set"),
         config=config,
         options=_pairs(option, "--env-option"),

@@ -8,6 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# What `lipctrl train` designs where no flag says otherwise.
+DESIGN: Mapping[str, Any] = {
+    "lipschitz": "auto",
+    "kind": "auto",
+    "parametrization": "lossless",
+    "width": 32,
+    "depth": 2,
+}
+
+
+_WORDS = {int: "a whole number", float: "a number"}
+
 
 def run_training(
     env: str,
@@ -20,6 +32,7 @@ def run_training(
     out: Path | None,
     resume: bool,
     target: float | None,
+    trade_off: float | None,
     settings: dict[str, Any],
     config: Path | None,
     options: dict[str, Any],
@@ -29,7 +42,7 @@ def run_training(
     from lipctrl.runs.design import design_policy
     from lipctrl.runs.files import read_json
     from lipctrl.runs.folder import load_run
-    from lipctrl.runs.loop import ALGORITHMS, Schedule, default_path, train
+    from lipctrl.runs.loop import ALGORITHMS, default_path, train
     from lipctrl.training.environments import find_task
 
     if resume and out is not None:
@@ -37,22 +50,33 @@ def run_training(
         algorithm, seed = recorded["algorithm"], recorded["seed"]
         options = options or dict(recorded["env_options"])
     task = find_task(env, options)
-    made = design_policy(task, seed=seed, **design)
+    # A run that goes on has its policy; one that is described again must be the same.
+    described = any(value != DESIGN[name] for name, value in design.items()) or trade_off is not None
+    made = None
+    if described or not (resume and out is not None):
+        made = design_policy(task, seed=seed, trainable_lipschitz=trade_off is not None, **design)
     if algorithm == "auto":
-        algorithm = "apg" if made.guarantee is not None else "ppo"
+        algorithm = "apg" if made is not None and made.guarantee is not None else "ppo"
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm is {algorithm!r}; expected auto, {', '.join(ALGORITHMS)}")
     if config is not None:
-        settings = {**read_json(config, "settings of an algorithm"), **settings}
-    chosen = _settings(ALGORITHMS[algorithm].Config, settings, algorithm)
+        read = read_json(config, "settings of a training")
+        if not isinstance(read, dict):
+            raise ValueError(f"{config} holds a {type(read).__name__}; expected settings, {{NAME: VALUE}}")
+        settings = {**read, **settings}
+    if trade_off is not None:
+        settings["gain_price"] = trade_off
+    if target is not None:
+        settings["target_return"] = target
     path = out or default_path(task, algorithm, seed)
+    chosen, schedule = _settings(ALGORITHMS[algorithm].Config, settings, algorithm, path if resume else None)
     say(f"{task.env_id}: {algorithm}, seed {seed}" + (f", trained on {task.twin}" if task.twin else ""))
-    for reason in () if resume else made.reasons:
+    for reason in () if resume or made is None else made.reasons:
         say(f"  {reason}")
     try:
         run = train(
             env,
-            None if resume else made.policy,
+            None if made is None or (resume and not described) else made.policy,
             algorithm,
             steps,
             seed,
@@ -60,9 +84,9 @@ def run_training(
             path,
             resume,
             config=chosen,
-            schedule=None if resume else Schedule(target_return=target),
+            schedule=schedule,
             env_options=options,
-            guarantee=None if resume else made.guarantee,
+            guarantee=None if resume or made is None else made.guarantee,
         )
     except KeyboardInterrupt:
         say(f"stopped; everything up to here is saved in {path}. Continue with --resume --out {path}")
@@ -71,19 +95,48 @@ def run_training(
     say(f"next: lipctrl analyze {run.path}")
 
 
-def _settings(kind: Any, settings: Mapping[str, Any], algorithm: str) -> Any:
-    """Build the algorithm's config, refusing names and types that it does not have."""
+def _settings(
+    kind: Any, settings: Mapping[str, Any], algorithm: str, resumed: Path | None
+) -> tuple[Any, Any]:
+    """Build the algorithm's config and the schedule; a run that goes on keeps its settings, not its schedule."""
+    from lipctrl.runs.folder import load_run
+    from lipctrl.runs.loop import Schedule
+
+    of_kind = {f.name: f.default for f in dataclasses.fields(kind)}
+    of_schedule = {f.name: f.default for f in dataclasses.fields(Schedule)}
+    unknown = set(settings) - of_kind.keys() - of_schedule.keys()
+    if unknown:
+        raise ValueError(
+            f"{algorithm} has no setting {min(unknown)!r}; it has {', '.join(of_kind)}, and the schedule has "
+            f"{', '.join(of_schedule)}"
+        )
+    mine = _typed(kind, {k: v for k, v in settings.items() if k in of_kind})
+    plan = _typed(Schedule, {k: v for k, v in settings.items() if k in of_schedule})
+    if resumed is None:
+        return kind(**mine), Schedule(**plan)
+    recorded = load_run(resumed).config
+    before = {name: recorded["settings"].get(name, default) for name, default in of_kind.items()}
+    for name, value in mine.items():
+        if value != before[name]:
+            raise ValueError(
+                f"{resumed} was trained with {name}={before[name]}, and {value} was given; a run goes on with the "
+                "settings that it began with: leave them out, or start another run with --out"
+            )
+    return kind(**before), Schedule(**{**recorded["schedule"], **plan})
+
+
+def _typed(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as the types that they have, whole numbers where those are meant."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     values = {}
     for name, value in settings.items():
-        if name not in fields:
-            raise ValueError(f"{algorithm} has no setting {name!r}; it has {', '.join(fields)}")
-        wanted = type(fields[name].default)
+        default = fields[name].default
+        wanted = (float if name == "target_return" else int) if default is None else type(default)
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
             or (wanted is int and value != int(value))
         ):
-            raise ValueError(f"setting {name} is {json.dumps(value)}; expected a {wanted.__name__}")
+            raise ValueError(f"setting {name} is {json.dumps(value)}; expected {_WORDS[wanted]}")
         values[name] = wanted(value)
-    return kind(**values)
+    return values

@@ -97,6 +97,7 @@ def design_policy(
     depth: int = 2,
     activation: Any = "relu",
     seed: int = 0,
+    trainable_lipschitz: bool = False,
 ) -> Design:
     """Build a policy whose certified bound is exactly what was asked for, with every wrapper counted.
 
@@ -106,6 +107,8 @@ def design_policy(
         half the stability radius of the linearised plant with its LQR gain), of the whole policy for a plain one
         (then "auto" lets a unit of scaled observation move the action by five times its limit).
     kind : "residual", "plain", or "auto": residual where the plant observes its state linearly.
+    trainable_lipschitz : the bound is a cap, and training learns which share of it to use; see `gain_price` in the
+        settings of the algorithms.
 
     Raises
     ------
@@ -160,6 +163,7 @@ def design_policy(
             depth=depth,
             parametrization=parametrization,
             activation=activation,
+            trainable_lipschitz=trainable_lipschitz,
         )
     limits = task.action_limit if np.isfinite(task.action_limit).all() else None
     if residual:

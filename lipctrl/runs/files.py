@@ -85,7 +85,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Any = Non
 
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(document)
-    write_bytes(path, save(whole, metadata={"document": text, "sha256": _fingerprint(whole, text)}))
+    # One entry: safetensors writes several in no fixed order, and equal weights are to be equal files.
+    whole_text = json.dumps({"document": text, "sha256": _fingerprint(whole, text)})
+    write_bytes(path, save(whole, metadata={"lipctrl": whole_text}))
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], Any]:
@@ -96,11 +98,13 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            # Files of the first versions hold both entries side by side.
+            metadata = json.loads(metadata["lipctrl"]) if "lipctrl" in metadata else metadata
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"the {what} {path} is damaged: {error}") from error
-    text = metadata.get("document")
+    text = metadata.get("document") if isinstance(metadata, dict) else None
     if text is None or metadata.get("sha256") != _fingerprint(tensors, text):
         raise RunError(f"the {what} {path} is damaged: its contents do not match their SHA-256")
     return tensors, json.loads(text)

@@ -44,6 +44,17 @@ class Schedule:
     threads: int = 1
     """CPU threads of torch; one is fastest for small networks, and equal threads give equal bits"""
 
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if name == "target_return":
+                fine, wanted = value is None or not math.isnan(value), "a number or None"
+            else:
+                none = value is None and name in ("validation_episodes", "patience")
+                fine = none or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+                wanted = "a whole number, at least 1"
+            if not fine:
+                raise ValueError(f"schedule {name} is {value!r}; expected {wanted}")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -177,10 +188,10 @@ class Session:
             ).mean
         except ValueError as error:
             raise TrainingDivergedError(f"the validation failed: {error};") from error
-        if result > self.best_return:
-            self.best_return, self.best_weights, self.stale = result, self._weights(), 0
-        else:
-            self.stale += 1
+        self.stale = 0 if result > self.best_return else self.stale + 1
+        # Where the gain has a price the return alone does not say which weights are best: the last ones are kept.
+        if self.stale == 0 or getattr(self.learner, "share", None) is not None:
+            self.best_return, self.best_weights = result, self._weights()
         target, patience = self.schedule.target_return, self.schedule.patience
         self.stopped = (target is not None and self.best_return >= target) or (
             patience is not None and self.stale >= patience

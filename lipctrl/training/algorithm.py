@@ -102,6 +102,25 @@ def actor(policy: nn.Module) -> Callable[[Tensor], Tensor]:
     return act
 
 
+def gain_share(policy: nn.Module, price: float) -> Callable[[], Tensor] | None:
+    """Return what gives the share in (0, 1) of its gain that a network uses now, where that share has a price.
+
+    Raises
+    ------
+    ValueError
+        When the share has a price and the policy's network does not learn it.
+    """
+    if price == 0.0:
+        return None
+    factor = getattr(getattr(policy, "network", None), "raw_factor", None)
+    if factor is None:
+        raise ValueError(
+            f"setting gain_price is {price:g}, and the gain of this policy is fixed; build its network with "
+            "trainable_lipschitz=True (--trade-off), or leave the price at 0"
+        )
+    return lambda: torch.sigmoid(factor).sum()
+
+
 def require_finite(**values: Tensor) -> None:
     """Raise TrainingDivergedError naming the first of `values` that holds NaN or inf; the device is asked once."""
     finite = torch.stack([torch.isfinite(v).all() for v in values.values()]).tolist()

@@ -20,6 +20,7 @@ from lipctrl.training.algorithm import (
     ReturnScale,
     Settings,
     actor,
+    gain_share,
     require_finite,
 )
 from lipctrl.training.rollout import PlantSimulator, Simulator
@@ -51,6 +52,8 @@ class APGConfig(Settings):
     """largest norm of a policy gradient, in units of the scaled return"""
     exploration: float = 0.0
     """initial standard deviation of noise on the command, as a fraction of the action limit, falling to zero"""
+    gain_price: float = 0.0
+    """loss for using all of the gain; a network with trainable_lipschitz=True trades performance for it"""
 
 
 class _InwardClip(torch.autograd.Function):
@@ -88,6 +91,7 @@ class APG(Algorithm):
                 'use algorithm="ppo"'
             )
         self.policy, self.simulator, self.config = policy, simulator, config
+        self.share = gain_share(policy, config.gain_price)
         self.steps_per_iteration = config.environments * config.horizon
         self.generator = torch.Generator().manual_seed(seeds["minibatch"])
         self.exploration = torch.Generator(device=simulator.device).manual_seed(seeds["exploration"])
@@ -137,6 +141,8 @@ class APG(Algorithm):
             gain = gain + (weight * values[t] * cut).sum()
             weight = torch.where(ended[t] | late[t], 1.0, weight)
         loss = -gain / self.steps_per_iteration
+        if self.share is not None:
+            loss = loss + config.gain_price * self.share()
         loss.backward()
         norm = self.policy_descent.step()
         simulator.detach()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lipctrl.training.algorithm import Algorithm, Descent, Settings, actor, require_finite
+from lipctrl.training.algorithm import Algorithm, Descent, Settings, actor, gain_share, require_finite
 from lipctrl.training.experts import Expert, default_expert
 from lipctrl.training.rollout import PlantSimulator, Simulator
 
@@ -37,6 +37,8 @@ class ImitationConfig(Settings):
     """initial learning rate, falling linearly to a twentieth"""
     gradient_clip: float = 1.0
     """largest norm of a gradient"""
+    gain_price: float = 0.0
+    """loss for using all of the gain; a network with trainable_lipschitz=True trades performance for it"""
 
 
 class Imitation(Algorithm):
@@ -61,6 +63,7 @@ class Imitation(Algorithm):
             )
         self.policy, self.simulator, self.config = policy, simulator, config
         self.expert = default_expert(simulator.plant) if expert is None else expert
+        self.share = gain_share(policy, config.gain_price)
         self.steps_per_iteration = config.environments * config.horizon
         self.generator = torch.Generator().manual_seed(seeds["minibatch"])
         limit = torch.tensor(simulator.plant.action_limit).to(simulator.observation)
@@ -100,6 +103,8 @@ class Imitation(Algorithm):
             saturated = (wanted.abs() >= self.unit) & (command * wanted.sign() >= self.unit)
             error = torch.where(saturated, 0.0, (command - wanted) / self.unit)
             loss = nn.functional.huber_loss(error, torch.zeros_like(error), delta=0.5)
+            if self.share is not None:
+                loss = loss + config.gain_price * self.share()
             loss.backward()
             norm = self.descent.step()
             losses.append(loss.detach() + 0.0 * norm)

@@ -21,6 +21,7 @@ from lipctrl.training.algorithm import (
     ReturnScale,
     Settings,
     actor,
+    gain_share,
     require_finite,
 )
 from lipctrl.training.rollout import Simulator
@@ -56,6 +57,8 @@ class PPOConfig(Settings):
     """weight of the entropy bonus"""
     gradient_clip: float = 0.5
     """largest norm of a gradient"""
+    gain_price: float = 0.0
+    """loss for using all of the gain; a network with trainable_lipschitz=True trades performance for it"""
 
 
 class PPO(Algorithm):
@@ -81,6 +84,7 @@ class PPO(Algorithm):
             )
         if config.exploration == 0.0:
             raise ValueError("setting exploration is 0; the policy gradient needs noise, a positive number")
+        self.share = gain_share(policy, config.gain_price)
         self.exploration = torch.Generator(device=simulator.device).manual_seed(seeds["exploration"])
         self.generator = torch.Generator().manual_seed(seeds["minibatch"])
         features = simulator.observation.shape[-1]
@@ -180,12 +184,15 @@ class PPO(Algorithm):
         target: Tensor,
     ) -> Tensor:
         """Take one optimiser step; return (policy loss, value loss, change of ratio, gradient norm)."""
-        mean, value = actor(self.policy)(observation), self.critic.value(standard)[..., None]
+        config, mean = self.config, actor(self.policy)(observation)
+        value = self.critic.value(standard)[..., None]
         with torch.no_grad():
             found = self._gradients(mean, value, action, old, advantage, target)
         surrogate, change, error, (by_mean, by_deviation, by_value) = found
         self.log_deviation.grad = by_deviation
         torch.autograd.backward((mean, value), (by_mean, by_value))
+        if self.share is not None:
+            (config.gain_price * self.share()).backward()
         norm = self.descent.step()
         return torch.stack([-surrogate, error.square().mean(), change, norm])
 

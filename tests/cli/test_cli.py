@@ -69,6 +69,59 @@ def test_train_resumes_and_refuses_to_overwrite(run_cli, trained):
     assert "unseen episodes" in said
 
 
+def test_a_config_file_holds_settings_and_schedule_and_flags_win(run_cli, tmp_path):
+    file, out = tmp_path / "settings.json", tmp_path / "run"
+    file.write_text(json.dumps({"environments": 4, "horizon": 16, "patience": 3, "evaluation_episodes": 4}))
+    words = ("train", "lipctrl/Pendulum-v0", "--out", out, "--config", file, "--steps", "128")
+    code, _, err = run_cli(*words, "--set", "horizon=8", "--set", "checkpoint_every=2")
+    assert code == 0, err
+    config = lipctrl.load_run(out).config
+    assert (config["settings"]["environments"], config["settings"]["horizon"]) == (4, 8)
+    assert (config["schedule"]["patience"], config["schedule"]["checkpoint_every"]) == (3, 2)
+    file.write_text("[1]")
+    assert "holds a list; expected settings" in run_cli(*words[:-2])[2]
+
+
+def test_a_run_goes_on_with_its_own_settings_or_not_at_all(run_cli, tmp_path):
+    out = tmp_path / "run"
+    words = ("train", "lipctrl/Pendulum-v0", "--out", out, "--set", "environments=4", "--set", "horizon=8")
+    few = ("--set", "evaluation_episodes=4", "--width", "8", "--policy", "plain", "--algorithm", "apg")
+    assert run_cli(*words, *few, "--steps", "64")[0] == 0
+    code, _, err = run_cli(*words[:-1], "horizon=16", "--resume")
+    assert code == 2
+    assert "was trained with horizon=8, and 16 was given" in err
+    code, _, err = run_cli(*words[:4], "--resume", "--width", "16", "--policy", "plain")
+    assert code == 2
+    assert "a policy of another shape" in err
+    # The same command again, and a schedule, may stand beside --resume.
+    code, _, err = run_cli(*words, *few, "--resume", "--steps", "96", "--target", "-1e9")
+    assert code == 0, err
+    assert lipctrl.load_run(out).metrics["steps"][-1] == 96
+
+
+def test_a_traded_bound_shrinks_below_its_cap(run_cli, tmp_path):
+    out = tmp_path / "run"
+    small = (
+        "--set",
+        "environments=4",
+        "--set",
+        "horizon=8",
+        "--set",
+        "evaluation_episodes=4",
+        "--width",
+        "8",
+    )
+    code, _, err = run_cli(
+        "train", "lipctrl/Pendulum-v0", "--out", out, "--steps", "640", "--trade-off", "10", *small,
+        "--set", "policy_rate=0.1", "--set", "evaluate_every=100",
+    )  # fmt: skip
+    assert code == 0, err
+    run = lipctrl.load_run(out)
+    assert run.config["settings"]["gain_price"] == 10.0
+    radius = run.config["guarantee"]["radius"]
+    assert run.certificate.radius < 0.8 * 0.5 * radius
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -77,7 +130,13 @@ def test_train_resumes_and_refuses_to_overwrite(run_cli, trained):
         (("lipctrl/Pendulum-v0", "--lipschitz", "1e6"), "not below the stability radius"),
         (("lipctrl/Pendulum-v0", "--algorithm", "magic"), "algorithm is 'magic'"),
         (("lipctrl/Pendulum-v0", "--set", "rate=1"), "apg has no setting 'rate'; it has environments"),
-        (("lipctrl/Pendulum-v0", "--set", "horizon=1.5"), "setting horizon is 1.5; expected a int"),
+        (("lipctrl/Pendulum-v0", "--set", "horizon=1.5"), "setting horizon is 1.5; expected a whole number"),
+        (("lipctrl/Pendulum-v0", "--set", "patience=0"), "schedule patience is 0; expected a whole number"),
+        (
+            ("lipctrl/Pendulum-v0", "--trade-off", "-1"),
+            "setting gain_price is -1.0; expected a finite number",
+        ),
+        (("lipctrl/Pendulum-v0", "--set", "gain_price=0.1"), "the gain of this policy is fixed"),
         (("lipctrl/Pendulum-v0", "--parametrization", "magic"), "magic"),
         (("lipctrl/Pendulum-v0", "--resume", "--out", "no-such-folder"), "not a folder"),
     ],

@@ -10,7 +10,8 @@ import torch
 
 import lipctrl
 import lipctrl_envs
-from lipctrl.runs import build_policy, design_policy, output_gain
+from lipctrl.runs import Schedule, build_policy, design_policy, output_gain
+from lipctrl.runs.loop import ALGORITHMS
 from lipctrl.training import (
     APG,
     PPO,
@@ -252,6 +253,35 @@ def test_a_step_clips_the_gradient_as_torch_does():
         torch.testing.assert_close(descent.step(), norm)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("algorithm", ["apg", "ppo", "imitation"])
+def test_a_price_lowers_the_proved_gain_of_every_algorithm(tmp_path, algorithm):
+    found = {}
+    for price in (0.0, 20.0):
+        torch.manual_seed(0)
+        network = lipctrl.LipschitzResNet(2, 1, lipschitz=2.0, width=8, depth=1, trainable_lipschitz=True)
+        config = {"environments": 4, "horizon": 8, "gain_price": price}
+        config |= {"policy_rate": 0.1, "value_epochs": 1} if algorithm == "apg" else {"rate": 0.1}
+        config |= {"updates": 5} if algorithm == "imitation" else {}
+        run = lipctrl.train(
+            "lipctrl/Pendulum-v0",
+            lipctrl.ResidualPolicy([[15.0, 5.0]], network, action_limits=5.0),
+            algorithm,
+            steps=32 * 20,
+            out=tmp_path / str(price),
+            config=ALGORITHMS[algorithm].Config(**config),
+            schedule=Schedule(evaluate_every=100, validation_episodes=2, evaluation_episodes=2),
+            progress=False,
+        )
+        found[price] = run.certificate.radius
+    assert found[20.0] < 0.8 * found[0.0] < 2.0
+
+
+def test_a_price_of_a_fixed_gain_is_refused(tmp_path):
+    policy = build_policy("lipctrl/Pendulum-v0", width=8)
+    with pytest.raises(ValueError, match="trainable_lipschitz=True"):
+        lipctrl.train("lipctrl/Pendulum-v0", policy, "ppo", 1, out=tmp_path, config=PPOConfig(gain_price=0.1))
 
 
 def test_the_written_out_gradients_are_those_of_the_surrogate(pendulum):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import lipctrl
-from lipctrl.runs import RunError, Schedule, StabilityGuarantee, load_run
+from lipctrl.runs import RunError, Schedule, StabilityGuarantee, files, load_run
 from lipctrl.runs.files import read_tensors, write_bytes, write_json, write_tensors
 from lipctrl.runs.folder import RunWriter
 from lipctrl.runs.guarantee import GuaranteeBrokenError
@@ -344,6 +344,23 @@ def test_training_stops_early_at_the_target(tmp_path):
     assert len(returns) < 60
     assert returns[-1] <= returns[:-1].max()
     assert stopped.config["schedule"]["patience"] == 1
+
+
+def test_equal_tensors_are_equal_files_and_files_of_the_first_versions_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    tensors = {"b": torch.arange(3.0), "a": torch.ones(2, dtype=torch.float64)}
+    for number in range(8):
+        write_tensors(tmp_path / str(number), tensors, {"iteration": 3})
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
+    text = '{"iteration": 3}'
+    save_file(
+        tensors, tmp_path / "old", metadata={"document": text, "sha256": files._fingerprint(tensors, text)}
+    )
+    for name in ("old", "0"):
+        found, document = read_tensors(tmp_path / name, "weights")
+        assert same(found, tensors)
+        assert document == {"iteration": 3}
 
 
 def test_state_survives_the_round_trip_exactly(tmp_path):

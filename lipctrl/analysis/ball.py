@@ -106,6 +106,13 @@ def as_ball(policy: Any) -> IncrementalBall:
     ValueError
         When the certificate does not prove its claim, claims something other than an incremental ℓ₂ gain, or
         the object has no certificate.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> ball = as_ball(rules.linear([[3.0, 4.0]]))
+    >>> print(round(ball.radius, 6), ball.center.tolist())
+    5.0 [[0.0, 0.0]]
     """
     if isinstance(policy, IncrementalBall):
         return policy

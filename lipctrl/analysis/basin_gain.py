@@ -69,6 +69,16 @@ def basin_gains(
     ------
     ValueError
         For a basin that is not certified or of other gains, or parameters out of range.
+
+    Examples
+    --------
+    >>> import lipctrl_envs
+    >>> from lipctrl import rules
+    >>> from lipctrl.analysis import basin
+    >>> found = basin(lipctrl_envs.Pendulum(), rules.linear([[-25.0, -8.0]]), [0.6, 2.0], action_limit=5.0)
+    >>> gains = basin_gains(found, share=0.4, resolution=0.1, widest=(0.8, 1.25))
+    >>> gains.lower, gains.upper
+    (0.8, 1.25)
     """
     if found.shape is None or found.inner is None or found.loop.gain != (1.0, 1.0):
         raise ValueError(

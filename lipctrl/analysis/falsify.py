@@ -97,6 +97,15 @@ def periodic_slopes(
     ------
     ValueError
         For continuous plants, feed-through, or numbers below 1.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> plant = control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True)
+    >>> attack = periodic_slopes(plant, rules.series(rules.elementwise("tanh", 1), rules.linear([[-0.6]])))
+    >>> print(round(attack.growth, 6))            # tanh may be flat
+    1.1
     """
     if min(period, tries, sweeps) < 1:
         raise ValueError(
@@ -160,6 +169,15 @@ def separating_pair(
     Parameters
     ----------
     scale : size of initial states and disturbances. distance : initial ‖Δx‖.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> plant = control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True)
+    >>> policy = rules.series(rules.elementwise("tanh", 1), rules.linear([[-0.6]]))     # far away it saturates
+    >>> separating_pair(loop_step(plant, policy), 1, distance=1.0, scale=5.0, steps=60).separates
+    True
     """
     if states < 1 or steps < 2 or tries < 1 or not scale > 0.0 or not distance > 0.0:
         raise ValueError("expected states ≥ 1, steps ≥ 2, tries ≥ 1, scale > 0 and distance > 0")
@@ -203,7 +221,15 @@ def separating_pair(
 
 
 def loop_step(plant: Any, policy: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return x⁺ = Ax + B(π(Cx) + d) of a discrete LTI plant under an actual policy, for `separating_pair`."""
+    """Return x⁺ = Ax + B(π(Cx) + d) of a discrete LTI plant under an actual policy, for `separating_pair`.
+
+    States (count, n) and d (count, m), or d of width 0 for none, to the next states. Sign: u = π(y).
+
+    Raises
+    ------
+    ValueError
+        For plants in continuous time, or a ball that carries no policy.
+    """
     system = _discrete(plant)
     source = policy_certificate(policy)
     run = getattr(source, "evaluate", None) or getattr(source, "policy", None)
@@ -243,6 +269,15 @@ def unstable_equilibrium(
     """Search a constant input whose equilibrium is unstable for u = k·π(y) + r; None when none was found.
 
     A found point refutes incremental stability of the loop with that very policy at gain k = `factor`. Discrete time.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> plant = control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True)
+    >>> found = unstable_equilibrium(plant, rules.series(rules.elementwise("tanh", 1), rules.linear([[-0.6]])))
+    >>> print(round(found.growth, 3))
+    1.1
     """
     system = _discrete(plant)
     graph = policy_graph(policy_certificate(policy))
@@ -280,6 +315,15 @@ def falsified_gains(
 
     Bisection on `unstable_equilibrium`; each returned point is a counter-example at its `factor`. None: nothing found
     between 1 and `limit` (or 0).
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> plant = control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True)
+    >>> below, above = falsified_gains(plant, rules.linear([[-0.6]]), limit=10.0)     # |1.1 - 0.6k| < 1
+    >>> print(round(below.factor, 3), round(above.factor, 3))
+    0.167 3.5
     """
     found: list[UnstablePoint | None] = []
     for far in (0.0, limit):

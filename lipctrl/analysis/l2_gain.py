@@ -28,6 +28,15 @@ def structured_gain(plant: Any, policy: Any) -> float:
     ValueError
         For bad data, or a ball that is known on a box only. ImportError where cvxpy is not installed; it names the
         extra.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> plant = control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True)
+    >>> bend = rules.series(rules.elementwise("tanh", 1), rules.linear([[-0.5]]))
+    >>> print(round(structured_gain(plant, rules.total(rules.linear([[-0.9]]), bend)), 3))
+    1.429
     """
     system = as_realization(plant)
     as_ball(policy)

@@ -54,6 +54,14 @@ def hull_test(plants: list[Any], policy: Any) -> HullTest:
     ValueError
         When the models differ in C, in sampling time or in size, or have feed-through, or the policy's bound holds on a
         box only.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> models = [control.ss([[a]], [[1.0]], [[1.0]], [[0.0]]) for a in (0.5, 1.0)]
+    >>> hull_test(models, rules.linear([[-2.0]])).verdict
+    <Verdict.CERTIFIED: 'certified'>
     """
     if len(plants) < 1:
         raise ValueError("plants is empty; expected at least one model")

@@ -110,6 +110,20 @@ def best_centre(plant: Any, policy: Any) -> BallTest:
     """Return the ball test with the largest margin over centres: the policy's own, the tightest, and none.
 
     Every candidate ball is proved to hold the policy, so the best verdict is a verdict. Sign: u = π(y).
+
+    Raises
+    ------
+    ValueError
+        For bad data. ImportError where cvxpy is not installed; it names the extra.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> bend = rules.series(rules.elementwise("tanh", 1), rules.linear([[-2.0]]))
+    >>> test = best_centre(control.tf([1], [1, -1]), rules.total(rules.linear([[-2.0]]), bend))
+    >>> print(test.verdict, round(test.margin, 3))     # slopes -4 … -2 are the ball of radius 1 about -3
+    certified 2.0
     """
     return best_ball(plant, policy)[1]
 

@@ -171,6 +171,14 @@ def region_of_attraction(
         For bad data, or when no ellipsoid is proved (the message says which step failed).
     ImportError
         Where cvxpy is not installed; names the extra.
+
+    Examples
+    --------
+    >>> import lipctrl_envs
+    >>> from lipctrl import rules
+    >>> region = region_of_attraction(lipctrl_envs.Pendulum(), rules.linear([[-25.0, -8.0]]), action_limit=5.0)
+    >>> bool(region.contains([0.1, 0.0]))
+    True
     """
     if not (math.isfinite(decay) and 0.0 < decay < 1.0):
         raise ValueError(f"decay is {decay}; expected 0 < decay < 1, a contraction per sample")

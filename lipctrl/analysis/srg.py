@@ -334,6 +334,12 @@ def srg_discs(plant: Any, centers: Any) -> list[tuple[float, float]]:
 
     For several inputs and outputs this intersection replaces the hull (radii are proved H∞ norms; inf if P is not
     stable).
+
+    Examples
+    --------
+    >>> import control
+    >>> [(c, round(r, 6)) for c, r in srg_discs(control.tf([1], [1, 1]), [0.0, 0.5])]
+    [(0.0, 1.0), (0.5, 0.5)]
     """
     system = as_realization(plant)
     if system.inputs != system.outputs:

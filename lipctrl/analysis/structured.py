@@ -292,6 +292,16 @@ def structured_gain_margin(
     ------
     ValueError
         For an unknown form, bad data, or a loop that is not certified at k = 1.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> plant = control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True)
+    >>> bend = rules.series(rules.elementwise("tanh", 1), rules.linear([[-0.5]]))
+    >>> margin = structured_gain_margin(plant, rules.total(rules.linear([[-0.9]]), bend), limit=5.0)
+    >>> print(round(margin.lower, 2), round(margin.upper, 2))     # slopes 0.9 … 1.4: 0.1/0.9 < k < 2.1/1.4
+    0.11 1.5
     """
     if form not in ("policy", "residual"):
         raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")

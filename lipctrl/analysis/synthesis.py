@@ -153,6 +153,18 @@ def trade_off(
     ----------
     plant : with one independent output per state and D = 0. state_weights, action_weights : diagonals of Q and R
         (ones by default). prices : factors of R (default 1e-4 … 1e4).
+
+    Raises
+    ------
+    ValueError
+        For plants whose states are not all measured or not all reached, or weights and prices that are not positive.
+
+    Examples
+    --------
+    >>> import control
+    >>> plant = control.ss([[0, 1], [1, 0]], [[0], [1]], [[1, 0], [0, 1]], 0)
+    >>> [round(choice.lipschitz, 3) for choice in trade_off(plant, prices=[0.1, 1.0]).choices]
+    [1.414, 3.317]
     """
     system = _state_feedback(plant)
     q = np.diag(_weights(state_weights, system.states, "state_weights"))
@@ -196,6 +208,13 @@ def best_gain(
     max_gain : largest singular value that K may have (default: ten times that of LQR with unit weights, or of
         `start`; from no gain, ten times the budget it leaves). In continuous time and with all states measured the
         budget grows with K without end.
+
+    Examples
+    --------
+    >>> import control
+    >>> choice = best_gain(control.tf([1], [1, -1]), max_gain=3.0)
+    >>> print(round(float(choice.gain[0, 0]), 3), round(choice.lipschitz, 3))     # |φ'| < K - 1
+    3.0 2.0
     """
     system = as_realization(plant)
     if max_gain is not None and not (math.isfinite(max_gain) and max_gain > 0.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from lipctrl_envs.third_party import find_step
 if TYPE_CHECKING:
     import control
     import gymnasium
+
+# A drift of a step below this share of the radius is that of a rest found by iteration.
+_REST = 1e-2
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def sample_model(
     Raises
     ------
     TypeError : an environment whose state cannot be set.
-    ValueError : no rest position found, or a kink of the dynamics there; radius or samples not positive.
+    ValueError : no rest position found, or a kink of the dynamics there; radius or samples not positive; a step that is
+        not finite.
 
     Examples
     --------
@@ -86,22 +91,36 @@ def sample_model(
     >>> model.linearize().nstates, 0.0 < model.error < 0.01
     (4, True)
     """
-    if not (radius > 0.0 and samples >= 1):
-        raise ValueError(f"radius is {radius} and samples {samples}; expected positive numbers")
+    if not (0.0 < radius < math.inf) or type(samples) is not int or samples < 1:
+        raise ValueError(
+            f"radius is {radius} and samples {samples!r}; expected a finite positive number and a whole number of at "
+            "least 1"
+        )
     step = find_step(env)
     system = step.linearize(state, action, "auto")
     point, u = step.operating_point(state, action)
-    notes = ()
+    notes: list[str] = []
     if isinstance(step, StateStep) and step.time_step() is None:
-        notes = ("the environment gives no length of its step: frequencies are in radians a step",)
+        notes.append("the environment gives no length of its step: frequencies are in radians a step")
     rng = np.random.default_rng(seed)
     joint = np.hstack([system.A, system.B])
     n, worst = system.nstates, 0.0
     walk: Any = step  # points of MuJoCo are tuples, others arrays; each step takes its own
     rest = walk.advance(point, u)
+    drift = float(np.linalg.norm(walk.tangent(point, rest)))
+    if not drift <= _REST * radius:
+        notes.append(
+            f"the given state is no rest: one step moves it by {drift:.3g}, and the model says nothing about where the "
+            "motion goes"
+        )
     for _ in range(samples):
         d = rng.standard_normal(joint.shape[1])
         d *= radius * rng.random() ** (1.0 / len(d)) / np.linalg.norm(d)
         miss = walk.tangent(rest, walk.advance(walk.moved(point, d[:n]), u + d[n:])) - joint @ d
+        if not np.isfinite(miss).all():
+            raise ValueError(
+                f"a step of {type(env.unwrapped).__name__} from within {radius:g} of the given state is not finite; "
+                "expected a smaller radius, inside which the environment is defined"
+            )
         worst = max(worst, float(np.linalg.norm(miss) / np.linalg.norm(d)))
-    return SampledModel(type(env.unwrapped).__name__, system, worst, radius, samples, notes)
+    return SampledModel(type(env.unwrapped).__name__, system, worst, radius, samples, tuple(notes))

@@ -60,7 +60,7 @@ class StateStep:
 
     def _started(self, seed: int) -> np.ndarray:
         self.env.reset(seed=seed)
-        state = np.asarray(self.env.state, dtype=np.float64)
+        state = np.array(self.env.state, dtype=np.float64)
         if state.ndim != 1 or not np.isfinite(state).all():
             raise ValueError(f"after a reset it is {self.env.state!r}")
         return state

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from lipctrl.analysis.circle import is_positive_real
+from lipctrl.analysis.circle import is_positive_real, max_slope
 from lipctrl.analysis.descent import ellipsoid_descent
 from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.loop import close_loop
@@ -78,8 +78,10 @@ def diagonal_slope(plant: Any, lower: float = 0.0) -> float:
     True
     """
     system = square_stable(plant, lower)
-    found = _ConstantMultipliers(system, popov=False).largest()
-    return lower + found[0] if math.isfinite(found[0]) else math.inf
+    width = _ConstantMultipliers(system, popov=False).largest()[0]
+    if width == 0.0:
+        return max_slope(plant, lower)  # Where He G touches zero: bounded on the scale of ‖G‖ there.
+    return lower + width if math.isfinite(width) else math.inf
 
 
 def require_popov(system: Realization) -> None:

@@ -39,7 +39,7 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     namespace: dict[str, object] = {"__name__": "__page__"}
     for line, code in blocks(page, "python"):
         # Line numbers of the page, so that a failure points at it.
-        exec(compile("\n" * (line - 1) + code, str(page), "exec"), namespace)
+        exec(compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True), namespace)
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -18,6 +18,7 @@ from lipctrl.arithmetic import Enclosure
 from lipctrl.positivity import NotProvedError
 from lipctrl_envs.lure import LureForm
 from tests.analysis.nonlinear.test_region import pendulum
+from tests.analysis.nonlinear.test_saturated_region import unstable_scalar
 
 
 def swing_up_policy(activation="relu", bias=0.02, limit=5.0, gain=(24.0, 8.0)):
@@ -163,12 +164,7 @@ def test_the_gains_of_the_loop(found):
 
 def test_a_known_limit_of_saturated_control():
     """x⁺ = a x + sat(u), a > 1: nothing beyond |x| = 1/(a - 1) = 5 returns, and nearly all of it is proved."""
-    form = LureForm(
-        A=np.array([[1.2]]), B=np.eye(1), B_w=np.zeros((1, 0)), C_z=np.zeros((0, 1)), D_zu=np.zeros((0, 1)),
-        lower=np.zeros(0), upper=np.zeros(0), z_max=np.zeros(0), C=np.eye(1), D_w=np.zeros((1, 0)), y_0=np.zeros(1),
-        dt=0.1, psi=np.positive,
-    )  # fmt: skip
-    found = basin(form, rules.linear([[-0.7]]), 10.0, action_limit=1.0)
+    found = basin(unstable_scalar(), rules.linear([[-0.7]]), 10.0, action_limit=1.0)
     assert 4.5 < found.extent[0] < 5.0
     # |a - 0.7k| < 1 without saturation: 2/7 < k < 22/7; at k slightly above 2/7 the equilibria of sat close in.
     gains = basin_gains(found, share=0.2)

@@ -58,13 +58,18 @@ def test_no_state_limits_are_needed(policy):
     converges(wide)
 
 
-def test_a_known_limit_of_saturated_control():
-    """x⁺ = a x + sat(u), a > 1: nothing beyond |x| = 1/(a - 1) can return, and most of it is proved."""
-    form = LureForm(
+def unstable_scalar():
+    """Return x⁺ = 1.2 x + u."""
+    return LureForm(
         A=np.array([[1.2]]), B=np.eye(1), B_w=np.zeros((1, 0)), C_z=np.zeros((0, 1)), D_zu=np.zeros((0, 1)),
         lower=np.zeros(0), upper=np.zeros(0), z_max=np.zeros(0), C=np.eye(1), D_w=np.zeros((1, 0)), y_0=np.zeros(1),
         dt=0.1, psi=np.positive,
     )  # fmt: skip
+
+
+def test_a_known_limit_of_saturated_control():
+    """x⁺ = a x + sat(u), a > 1: nothing beyond |x| = 1/(a - 1) can return, and most of it is proved."""
+    form = unstable_scalar()
     region = region_of_attraction(form, rules.linear([[-0.7]]), action_limit=1.0, incremental=False)
     assert 0.99 / 0.2 < region.extent[0] < 1.0 / 0.2
     plain = region_of_attraction(form, rules.linear([[-0.7]]), action_limit=1.0)

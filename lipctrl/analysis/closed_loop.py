@@ -14,6 +14,7 @@ import numpy as np
 from lipctrl.analysis.ball import IncrementalBall, as_ball
 from lipctrl.analysis.loop import BallTest, NominalLoop, judge, judge_ball, nominal_loop
 from lipctrl.analysis.margins import incremental_gain_margin
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.report import StabilityReport, TestResult
 from lipctrl.analysis.verdict import Verdict
@@ -137,8 +138,8 @@ def _read_plant(plant: Any) -> tuple[Realization, str, tuple[str, ...]]:
     if not callable(linearize) and hasattr(source, "action_space"):
         raise ValueError(
             f"plant is the environment {type(source).__name__}, which has no linearize(); expected a linear "
-            "plant. Analyse lipctrl_envs.sample_model(env), or lipctrl.analysis.sampled_linearization(step, …).system: "
-            "linear models whose error is sampled and not certified"
+            "plant. Analyse lipctrl_envs.sample_model(env), or lipctrl.analysis.sampled_linearization(step, …): linear "
+            "models whose error is sampled and not certified"
         )
     if not callable(linearize) or hasattr(plant, "ninputs"):
         system = as_realization(plant)
@@ -173,7 +174,7 @@ def _small_gain(system: Realization, ball: IncrementalBall) -> Iterator[TestResu
         return
     gain = ball.gain
     if gain is None:
-        gain = math.nextafter(float(np.linalg.norm(ball.center, 2)) * (1.0 + 1e-14) + ball.radius, math.inf)
+        gain = math.nextafter(MidRad(ball.center).norm_bound() + ball.radius, math.inf)
     test = judge(nominal_loop(system, np.zeros_like(ball.center)), gain)
     # Without a centre "nominally unstable" speaks of the plant alone, which decides nothing about this loop.
     verdict = test.verdict if test.verdict is Verdict.CERTIFIED else Verdict.INCONCLUSIVE

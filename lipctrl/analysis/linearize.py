@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 
+# A drift of a step below this share of the radius is that of an equilibrium found by iteration.
+_REST = 1e-2
+
 
 @dataclass(frozen=True)
 class SampledLinearization:
     """x⁺ ≈ Ax + Bu around (state, action) in deviations, and the worst relative error that was seen.
 
     `error` = max ‖f(x, u) - f(x₀, u₀) - A(x-x₀) - B(u-u₀)‖ / ‖(x-x₀, u-u₀)‖ over `samples` random points within
-    `radius`. It is a lower bound of the true model error: **sampled, not certified**.
+    `radius`. It is a lower bound of the true model error: **sampled, not certified**. `drift` is how far one step moves
+    the operating point itself, zero at an equilibrium.
+
+    It offers `linearize()` and `linearization_scope`, so that `lipctrl.analyze` takes it as a plant and repeats in its
+    scope what the verdict does not cover.
     """
 
     system: Any
@@ -23,7 +30,27 @@ class SampledLinearization:
     error: float
     samples: int
     radius: float
+    drift: float = 0.0
     label: str = "sampled, not certified"
+
+    def linearize(self) -> Any:
+        """Return the linear model, a `control.StateSpace`."""
+        return self.system
+
+    @property
+    def linearization_scope(self) -> tuple[str, ...]:
+        """Return what an analysis of the linear model leaves out, one sentence each."""
+        said = (
+            f"the model was found by differences; its error is {self.label}: up to {self.error:.3g} of the deviation "
+            f"in {self.samples} samples within {self.radius:g}",
+        )
+        if self.drift <= _REST * self.radius:
+            return said
+        return (
+            *said,
+            f"the operating point is no rest: one step moves it by {self.drift:.3g}, and the model says nothing about "
+            "where the motion goes",
+        )
 
     def __str__(self) -> str:
         size = f"error ≥ {self.error:.4g}·‖(Δx, Δu)‖ within {self.radius:g}"
@@ -87,5 +114,6 @@ def sampled_linearization(
         d *= radius * rng.random() ** (1.0 / len(d)) / np.linalg.norm(d)
         miss = run(center + d) - start - jacobian @ d
         worst = max(worst, float(np.linalg.norm(miss) / np.linalg.norm(d)))
+    drift = float(np.linalg.norm(start - x))
     system = control.ss(jacobian[:, :n], jacobian[:, n:], np.eye(n), np.zeros((n, len(u))), dt)
-    return SampledLinearization(system, x, u, worst, samples, radius)
+    return SampledLinearization(system, x, u, worst, samples, radius, drift)

@@ -24,7 +24,8 @@ from lipctrl.bounds.eclipse import layer_wise
 from lipctrl.bounds.graph import Network, UnsupportedOperationError
 from lipctrl.bounds.problem import reduce_network
 from lipctrl.bounds.torch_modules import evaluation_mode
-from lipctrl.bounds.torch_network import neuron_spec, read_torch, traced
+from lipctrl.bounds.torch_network import neuron_spec, read_torch
+from lipctrl.bounds.torch_trace import traced
 from lipctrl.rules.network import is_affine
 
 

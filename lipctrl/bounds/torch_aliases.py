@@ -8,7 +8,6 @@ graph says. Such reads are refused.
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,25 +30,6 @@ _VIEWS = {
         F.dropout,
     ),
 }
-
-
-class RecordingProxy(fx.Proxy):
-    """A value under trace that records `+=` and its kin as what they are; fx itself takes them for `+`."""
-
-    def _augmented(self, function: Any, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._augmented(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._augmented(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._augmented(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._augmented(operator.itruediv, other)
 
 
 def _operand(node: fx.Node) -> fx.Node | None:

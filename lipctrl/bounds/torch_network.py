@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError
-from lipctrl.bounds.torch_aliases import RecordingProxy, refuse_stale_reads
 from lipctrl.bounds.torch_composed import (
     CLAMPS,
     COMPOSED_CALLS,
@@ -29,7 +28,6 @@ from lipctrl.bounds.torch_modules import (
     SHAPED,
     call_activation,
     current_weight,
-    declared_activation,
     evaluation_mode,
     folded_batch_norm,
     kind_of,
@@ -39,6 +37,7 @@ from lipctrl.bounds.torch_modules import (
     refuse_what_runs_otherwise,
     setting,
 )
+from lipctrl.bounds.torch_trace import traced
 
 # Modules that do nothing to a vector of features in evaluation mode.
 _NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
@@ -62,28 +61,6 @@ def _refuse(node: fx.Node, reason: str = "") -> UnsupportedOperationError:
         "element-wise activations, additions, concatenations, slices, scalings by constants, Flatten, Dropout and "
         "BatchNorm in eval mode, Conv1d, Conv2d and AvgPool with input_shape="
     )
-
-
-class _Tracer(fx.Tracer):
-    """Keeps modules that declare their activation whole, and records what is done in place."""
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return RecordingProxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return declared_activation(m) is not None or super().is_leaf_module(m, module_qualified_name)
-
-
-def traced(module: nn.Module) -> fx.Graph:
-    """Return the graph of a module's operations, or say why it has none."""
-    try:
-        graph = _Tracer().trace(module)
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
-        raise UnsupportedOperationError(
-            f"{type(module).__name__} cannot be traced ({error}); its forward must not depend on values"
-        ) from error
-    refuse_stale_reads(module, graph)
-    return graph
 
 
 def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> Network:

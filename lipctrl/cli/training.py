@@ -16,8 +16,6 @@ DESIGN: Mapping[str, Any] = {
     "width": 32,
     "depth": 2,
 }
-
-
 _WORDS = {int: "a whole number", float: "a number"}
 
 
@@ -40,7 +38,6 @@ def run_training(
 ) -> None:
     """Design the policy, train it, and say what came out and where it is."""
     from lipctrl.runs.design import design_policy
-    from lipctrl.runs.files import read_json
     from lipctrl.runs.folder import load_run
     from lipctrl.runs.loop import ALGORITHMS, default_path, train
     from lipctrl.training.environments import find_task
@@ -59,11 +56,7 @@ def run_training(
         algorithm = "apg" if made is not None and made.guarantee is not None else "ppo"
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm is {algorithm!r}; expected auto, {', '.join(ALGORITHMS)}")
-    if config is not None:
-        read = read_json(config, "settings of a training")
-        if not isinstance(read, dict):
-            raise ValueError(f"{config} holds a {type(read).__name__}; expected settings, {{NAME: VALUE}}")
-        settings = {**read, **settings}
+    settings = {**_stored(config), **settings}
     if trade_off is not None:
         settings["gain_price"] = trade_off
     if target is not None:
@@ -93,6 +86,18 @@ def run_training(
         raise
     say(str(run))
     say(f"next: lipctrl analyze {run.path}")
+
+
+def _stored(config: Path | None) -> dict[str, Any]:
+    """Return the settings of a JSON file, none without one."""
+    from lipctrl.runs.files import read_json
+
+    if config is None:
+        return {}
+    read = read_json(config, "settings of a training")
+    if not isinstance(read, dict):
+        raise ValueError(f"{config} holds a {type(read).__name__}; expected settings, {{NAME: VALUE}}")
+    return read
 
 
 def _settings(

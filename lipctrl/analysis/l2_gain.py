@@ -73,7 +73,7 @@ def _proved_gain(loop: SlopeLoop) -> float:
     cp = require_cvxpy()
     n, h, q = loop.states, loop.channels, loop.e.shape[1]
     size = n + h + q
-    p = cp.Variable((n, n), symmetric=True)
+    p = cp.Variable((n, n), symmetric=True) if n else None
     owners = int(loop.owner.max(initial=-1)) + 1
     lam = cp.Variable(max(owners, 1), nonneg=True)
     level = cp.Variable(nonneg=True)
@@ -81,18 +81,24 @@ def _proved_gain(loop: SlopeLoop) -> float:
     state, w, r = np.eye(n, size), np.eye(h, size, n), np.eye(q, size, n + h)
     v = np.hstack([m.middle() for m in (loop.c, loop.d, loop.h)])
     out = np.hstack([m.middle() for m in (loop.y, loop.z, loop.j)])
-    cross = state.T @ p @ step
-    total = state.T @ p @ state - step.T @ p @ step if loop.is_discrete else -(cross + cross.T)
+    total: Any = np.zeros((size, size))
+    if p is not None and loop.is_discrete:
+        total = state.T @ p @ state - step.T @ p @ step
+    elif p is not None:
+        cross = state.T @ p @ step
+        total = -(cross + cross.T)
     if h:
         spread = cp.diag(np.eye(owners)[loop.owner] @ lam)
         low, high = w - loop.lower[:, None] * v, w - loop.upper[:, None] * v
         total = total + low.T @ spread @ high + high.T @ spread @ low
     total = total + level * (r.T @ r) - out.T @ out
-    constraints = [0.5 * (total + total.T) >> 1e-8 * np.eye(size), p >> 1e-8 * np.eye(n)]
+    constraints = [0.5 * (total + total.T) >> 1e-8 * np.eye(size)]
+    if p is not None:
+        constraints.append(p >> 1e-8 * np.eye(n))
     problem = cp.Problem(cp.Minimize(level), constraints)
     if not solved(problem):
         return math.inf
-    found = (p.value + p.value.T) / 2.0
+    found = np.zeros((0, 0)) if p is None else (p.value + p.value.T) / 2.0
     multipliers = np.maximum(lam.value, 0.0)[loop.owner] if h else np.zeros(0)
     for slack in (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
         gain = math.sqrt(float(level.value) * (1.0 + slack))

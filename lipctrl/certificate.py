@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ CLAIMS = ("lipschitz", "one-sided", "inverse", "contraction", "contraction-rate"
 METRIC_CLAIMS = ("contraction", "contraction-rate")
 # Constants of these claims may be negative.
 SIGNED_CLAIMS = ("one-sided", "contraction-rate")
+# Shared parts make trees of few nodes that take forever to run or to print.
+MOST_APPLICATIONS = 10**6
+MOST_LINES = 10_000
+MOST_INDENTS = 40
 
 
 class CertificateFormatError(ValueError):
@@ -145,8 +150,26 @@ class Certificate:
             raise ValueError(
                 f"input has shape {x.shape}; expected (..., {self.in_features}): features come last"
             )
+        if self._applications > MOST_APPLICATIONS:
+            raise ValueError(f"the tree applies its parts more than {MOST_APPLICATIONS} times")
         # The rules live on the floor above; they are looked up by name, never imported here.
-        return importlib.import_module("lipctrl.rules").evaluate(self, x)
+        try:
+            return importlib.import_module("lipctrl.rules").evaluate(self, x)
+        except RecursionError as error:
+            raise ValueError(
+                "the tree is nested too deeply to run; compose many maps as one series(a, b, c, ...)"
+            ) from error
+
+    @cached_property
+    def _applications(self) -> int:
+        """Return how many maps an evaluation runs: a shared part runs wherever it stands."""
+        count: dict[int, int] = {}
+        for node in self.nodes():
+            times = node.params.get("times", 1) if node.rule == "repeat" else 1
+            inner = sum(count[id(part)] for part in node.parts)
+            most = MOST_APPLICATIONS + 1
+            count[id(node)] = min(1 + inner * (times if type(times) is int else 1), most)
+        return count[id(self)]
 
     # -- what the analysis reads ------------------------------------------------------------------
 
@@ -202,12 +225,15 @@ class Certificate:
         return replace_file(path, text.encode())
 
     def __str__(self) -> str:
-        """Return the derivation tree, one node a line."""
+        """Return the derivation tree, one node a line; of a tree beyond any page, its beginning."""
         lines: list[str] = []
         stack: list[tuple[Certificate, int]] = [(self, 0)]
         while stack:
+            if len(lines) == MOST_LINES:
+                lines.append("…")
+                break
             node, depth = stack.pop()
-            lines.append("  " * depth + _headline(node))
+            lines.append("  " * min(depth, MOST_INDENTS) + _headline(node))
             stack.extend((part, depth + 1) for part in reversed(node.parts))
         return "\n".join(lines)
 

@@ -80,7 +80,11 @@ def check(certificate: Certificate, *, route: str = "float") -> CheckReport:
 
 def _failure(node: Certificate, route: str) -> str | None:
     """Return why a node is not proved, or None."""
-    if node.computed_digest() != node.digest:
+    try:
+        sealed = node.computed_digest() == node.digest
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"malformed: {error!r}"
+    if not sealed:
         return "the digest does not match the numbers"
     if node.rule not in RULES:
         return f"unknown rule; this lipctrl knows {', '.join(sorted(RULES))}"

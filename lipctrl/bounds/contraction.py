@@ -132,6 +132,8 @@ def _descend(reduction: Reduction, inner: str, start: Contraction, root: np.ndar
 
     def objective(entries: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal best
+        if not np.isfinite(entries).all():
+            return 1e6, np.zeros_like(entries)
         t = np.zeros((n, n))
         t[places] = entries
         singular = np.linalg.svd(t, compute_uv=False)

@@ -18,6 +18,7 @@ map: it then has slopes [-γ, γ] in norm and a single multiplier.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,9 @@ from lipctrl.positivity import Blocks, NotProvedError, prove_positive_semidefini
 from lipctrl.rules.base import Kind, Rule, evaluate, exact, register, require
 from lipctrl.rules.linear import SLACKS
 
+# The largest side of a block: a file of few numbers must not ask for more memory than a computer has.
+LARGEST_BLOCK = 2**13
+_NAME = re.compile(r"(?:layer([1-9][0-9]{0,8})|output)\.(?:bias|from(0|[1-9][0-9]{0,8}))")
 # A read-out of more layers than this is bordered instead of squared, which keeps the proof linear in depth.
 MANY_SOURCES = 2
 
@@ -83,21 +87,20 @@ def read_graph(node: Certificate) -> Graph:
         raise NotProvedError("neurons: activations are missing")
     count = len(specs)
     sizes, graph = [node.in_features], Graph([], [], [], [], [])
-    expected: set[str] = set()
+    readers = _read_names(node, count)
     for l in range(1, count + 2):
         prefix = "output" if l > count else f"layer{l}"
         bias = node.weights.get(f"{prefix}.bias")
         if bias is None or bias.ndim != 1 or bias.size == 0:
             raise NotProvedError(f"{prefix}.bias is missing")
         sources = {}
-        for j in range(min(l, count + 1)):
-            weight = node.weights.get(_key(l, j, count))
-            if weight is not None:
-                require(weight.shape == (bias.size, sizes[j]), f"{_key(l, j, count)} has the wrong shape")
-                sources[j] = weight
+        for j in sorted(readers.get(l, ())):
+            require(j < l, f"{_key(l, j, count)} reads a layer that is not an earlier one")
+            weight = node.weights[_key(l, j, count)]
+            require(weight.shape == (bias.size, sizes[j]), f"{_key(l, j, count)} has the wrong shape")
+            sources[j] = weight
         arrays = [bias, *sources.values()]
         require(all(np.isfinite(a).all() for a in arrays), f"{prefix} has NaN or inf entries")
-        expected |= {f"{prefix}.bias", *(_key(l, j, count) for j in sources)}
         graph.sources.append(sources)
         graph.biases.append(bias)
         sizes.append(bias.size)
@@ -105,10 +108,31 @@ def read_graph(node: Certificate) -> Graph:
             _read_activation(node, specs[l - 1], bias.size, graph)
     used = {spec["part"] for spec in specs if isinstance(spec, dict) and "part" in spec}
     require(used == set(range(len(node.parts))), "neurons: a part that no layer applies")
-    require(set(node.weights) == expected, f"neurons: unknown weights {sorted(set(node.weights) - expected)}")
     require(sizes[-1] == node.out_features, "neurons: the output has the wrong dimension")
     graph.sizes.extend(sizes)
     return graph
+
+
+def _read_names(node: Certificate, count: int) -> dict[int, list[int]]:
+    """Return the layers that every layer (the output is the last) reads, from the names of the weights."""
+    readers: dict[int, list[int]] = {}
+    for name in node.weights:
+        found = _NAME.fullmatch(name)
+        if found is None:
+            raise NotProvedError(f"neurons: unknown weights {name!r}")
+        layer, source = found.groups()
+        l = count + 1 if layer is None else int(layer)
+        require(layer is None or l <= count, f"neurons: unknown weights {name!r}")
+        if source is not None:
+            readers.setdefault(l, []).append(int(source))
+    return readers
+
+
+def require_moderate(sizes: Sequence[int]) -> None:
+    """Refuse blocks whose dense matrices no proof could hold in memory."""
+    require(
+        max(sizes) <= LARGEST_BLOCK, f"{max(sizes)} rows of a block: more than the {LARGEST_BLOCK} of a proof"
+    )
 
 
 def _read_activation(node: Certificate, spec: Any, size: int, graph: Graph) -> None:
@@ -167,6 +191,7 @@ def assemble(
 
     a, b, c = form
     n = graph.sizes[0]
+    require_moderate(graph.sizes)
     add(0, 0, kind.exact(a * np.eye(n)))
     for l, lam in enumerate(multipliers, start=1):
         low, high = (kind.exact(s) for s in graph.slopes[l - 1])

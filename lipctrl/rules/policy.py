@@ -69,6 +69,8 @@ class Projection(Rule):
         lower, upper = node.weights["lower"], node.weights["upper"]
         require(lower.shape == upper.shape == (node.out_features,), "projection: limits have the wrong shape")
         require(bool((lower <= upper).all()), "projection: a lower limit is above its upper limit, or NaN")
+        between = (lower < np.inf).all() and (upper > -np.inf).all()
+        require(between, "projection: no number lies between the limits")
         require(
             (part.in_features, part.out_features) == (node.in_features, node.out_features),
             "projection: dimensions differ",

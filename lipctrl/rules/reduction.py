@@ -20,7 +20,7 @@ import numpy as np
 
 from lipctrl.positivity import Blocks
 from lipctrl.rules.base import Kind
-from lipctrl.rules.neurons import Graph
+from lipctrl.rules.neurons import Graph, require_moderate
 
 Slopes = Sequence[tuple[np.ndarray, np.ndarray]]
 # Slope intervals narrower than this part of the larger slope are split into a line and a remainder.
@@ -141,6 +141,7 @@ def assemble_reduced(
 
     a = form[0]
     n = reduced.sizes[0]
+    require_moderate(reduced.sizes)
     size = None if metric is None else kind.exact(metric)
     add(0, 0, kind.exact(a * np.eye(n)) if size is None else kind.exact(np.full((n, 1), a)).times(size))
     for l, maps in enumerate(reduced.maps, start=1):

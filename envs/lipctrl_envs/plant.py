@@ -116,6 +116,11 @@ class Plant(ABC):
         """Return the half-widths of the box around zero from which episodes start."""
 
     @abstractmethod
+    def draw(self, canvas: Canvas, state: np.ndarray, action: np.ndarray) -> None:
+        """Draw the plant in one physical state; `action` is the command last applied."""
+
+    # ------------------------------------------------------------------ hooks with a usual answer
+
     def lure_form(self, region: Mapping[str, float] | None = None) -> LureForm:
         """Return the plant as a linear system with slope-restricted nonlinearities, valid on a region.
 
@@ -123,13 +128,16 @@ class Plant(ABC):
         ----------
         region : name of a state or action -> bound on its absolute value (its unit); the plant's own
             operating region where it is not given.
+
+        Raises
+        ------
+        ValueError
+            When the plant does not say; linearisation, simulation and training need no Lur'e form.
         """
-
-    @abstractmethod
-    def draw(self, canvas: Canvas, state: np.ndarray, action: np.ndarray) -> None:
-        """Draw the plant in one physical state; `action` is the command last applied."""
-
-    # ------------------------------------------------------------------ hooks with a usual answer
+        raise ValueError(
+            f"{self.name} has no Lur'e form; regions of attraction need one: define its lure_form (see "
+            "lipctrl_envs.LureForm)"
+        )
 
     @property
     def observations(self) -> tuple[Signal, ...]:

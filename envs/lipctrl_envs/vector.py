@@ -90,9 +90,10 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.device = torch.device(device)
-        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        if not self.dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point type, got {self.dtype}")
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if not (isinstance(found, torch.dtype) and found.is_floating_point):
+            raise ValueError(f"dtype must be a floating-point type, such as 'float64', got {dtype!r}")
+        self.dtype = found
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {
             **self.metadata,
@@ -106,7 +107,12 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         # Where waiting for the device is free, look before drawing; elsewhere draw for all and select.
         self._host = self.device.type == "cpu"
-        self._generator = torch.Generator(self.device)
+        try:
+            self._generator = torch.Generator(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device is {str(device)!r}, which this build of torch or this machine lacks; pass 'cpu'"
+            ) from error
         self._state: Tensor | None = None
 
     # ------------------------------------------------------------------ Gymnasium's interface

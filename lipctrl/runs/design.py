@@ -165,7 +165,10 @@ def design_policy(
             activation=activation,
             trainable_lipschitz=trainable_lipschitz,
         )
-    limits = task.action_limit if np.isfinite(task.action_limit).all() else None
+    # A map that starts at the middle of an asymmetric box acts from the first step on; the gain does not count it.
+    with torch.no_grad():
+        network.bias.add_(torch.as_tensor(task.action_center, dtype=network.bias.dtype))
+    limits = task.action_box if np.isfinite(task.action_limit).all() else None
     if residual:
         policy = ResidualPolicy(gain, network, observation_scale=scale, action_limits=limits)
         return Design(policy, guarantee, tuple(reasons))

@@ -27,7 +27,8 @@ class Task:
     plant : the differentiable dynamics, None for a black box.
     twin : the name of the torch copy that stands for a foreign environment in training, or None.
     observation_size, action_size : dimensions.
-    action_limit : (m,) symmetric limit of the action box, inf where there is none.
+    action_limit : (m,) half the width of the action box, inf where it has an open side.
+    action_center : (m,) its middle, zero where it has an open side; zero everywhere for a symmetric box.
     """
 
     env_id: str
@@ -37,6 +38,12 @@ class Task:
     observation_size: int
     action_size: int
     action_limit: np.ndarray
+    action_center: Any = 0.0
+
+    @property
+    def action_box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and the upper limits of the actions, (m,) each; infinite on open sides."""
+        return self.action_center - self.action_limit, self.action_center + self.action_limit
 
 
 def qualified(env_id: str) -> str:
@@ -73,7 +80,9 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
             "'lipctrl/CartPole-v0' (MuJoCo environments need the extra lipctrl[mujoco])"
         ) from error
     except TypeError as error:
-        raise ValueError(f"{env_id} does not take the options {options}: {error}") from error
+        # Gymnasium appends where the error comes from, with keywords that nobody passed.
+        reason = str(error).partition(" was raised from the environment creator")[0]
+        raise ValueError(f"{env_id} does not take the options {options}: {reason}") from error
     if env.spec is not None:
         # "lipctrl/CartPole" without a version means the newest; what is recorded says which.
         module = env_id.rpartition(":")[0]
@@ -81,6 +90,7 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
     try:
         observations = _box(env_id, "observation", env.observation_space)
         actions = _box(env_id, "action", env.action_space)
+        limit, center = _half_width(actions)
         plant = getattr(env.unwrapped, "plant", None)
         twin = None
         if plant is None and not options and importlib.util.find_spec("lipctrl_envs") is not None:
@@ -96,7 +106,8 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
             twin=twin,
             observation_size=observations.shape[0],
             action_size=actions.shape[0],
-            action_limit=_symmetric_limit(env_id, actions),
+            action_limit=limit,
+            action_center=center,
         )
     finally:
         env.close()
@@ -113,11 +124,10 @@ def _box(env_id: str, name: str, space: gymnasium.Space) -> gymnasium.spaces.Box
     return space
 
 
-def _symmetric_limit(env_id: str, space: gymnasium.spaces.Box) -> np.ndarray:
+def _half_width(space: gymnasium.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """Return (half the width, the middle) of a box, entry by entry; (inf, 0) where a side is open."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    if not np.array_equal(-low, high):
-        raise ValueError(
-            f"{env_id} has the action box [{low}, {high}], which is not symmetric about zero; "
-            "wrap it in gymnasium.wrappers.RescaleAction with limits -a and a"
-        )
-    return high
+    closed = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(closed, low, -np.inf), np.where(closed, high, np.inf)
+    middle = 0.5 * np.add(low, high, where=closed, out=np.zeros_like(low))
+    return 0.5 * (high - low), middle

@@ -255,9 +255,10 @@ def measure_observation_scale(task: Task, seed: int, *, count: int = 16, steps: 
     simulator = make_simulator(task, count, seed, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     limit = torch.as_tensor(np.where(np.isfinite(task.action_limit), task.action_limit, 1.0))
+    center = torch.as_tensor(np.broadcast_to(task.action_center, limit.shape).copy())
     squares = torch.zeros(task.observation_size, dtype=torch.float64)
     for _ in range(steps):
         squares += (simulator.observation**2).mean(0)
         uniform = torch.rand((count, task.action_size), generator=generator, dtype=torch.float64)
-        simulator.step((2.0 * uniform - 1.0) * limit)
+        simulator.step((2.0 * uniform - 1.0) * limit + center)
     return (squares / steps).sqrt().clamp_min(1e-3).numpy()

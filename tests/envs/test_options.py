@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipctrl_envs import CartPole, Pendulum, TorchVectorEnv, plant_class, plant_names
+from lipctrl_envs import CartPole, Pendulum, Plant, TorchVectorEnv, plant_class, plant_names
 
 NAMES = plant_names()
 
@@ -146,11 +146,38 @@ def test_noise_reaches_the_observation_and_not_the_state():
         ({"disturbance": math.inf}, "disturbance"),
         ({"randomization": {"wing": 0.1}}, "wing"),
         ({"randomization": {"mass": 1.0}}, r"\[0, 1\)"),
+        ({"randomization": {"mass": "wide"}}, r"\[0, 1\), got 'wide'"),
+        ({"randomization": 0.1}, "maps parameters to relative half-widths"),
+        ({"mass": "heavy"}, r"mass \[kg\] must be one number, got 'heavy'"),
+        ({"mass": [1.0, 2.0]}, "one number"),
+        ({"dt": "fast"}, "dt"),
+        ({"delay": True}, "whole number"),
+        ({"observation_noise": "loud"}, "takes one number or 2 numbers, got 'loud'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Pendulum(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "float31"}, "got 'float31'"), ({"dtype": "int32"}, "floating-point")]
+    + ([] if torch.cuda.is_available() else [({"device": "cuda"}, "pass 'cpu'")]),
+)
+def test_batches_name_a_type_or_a_device_that_there_is_not(options, message):
+    with pytest.raises(ValueError, match=message):
+        gymnasium.make_vec("lipctrl_envs:lipctrl/Pendulum-v0", num_envs=2, **options)
+
+
+def test_a_plant_without_a_lure_form_says_so_and_does_the_rest():
+    class Bare(Pendulum):
+        name = "Bare"
+        lure_form = Plant.lure_form
+
+    assert Bare().linearize().nstates == 2
+    with pytest.raises(ValueError, match="Bare has no Lur'e form"):
+        Bare().lure_form()
 
 
 @pytest.mark.parametrize("maker", [gymnasium.make, gymnasium.make_vec])

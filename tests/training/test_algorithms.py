@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -276,6 +277,44 @@ def test_a_price_lowers_the_proved_gain_of_every_algorithm(tmp_path, algorithm):
         )
         found[price] = run.certificate.radius
     assert found[20.0] < 0.8 * found[0.0] < 2.0
+
+
+class _Throttle(gymnasium.Env):
+    """A reward for pressing just so: [0, 4] × [-1, 3], best at (3, 2)."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Box(np.float32([0.0, -1.0]), np.float32([4.0, 3.0]))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, dtype=np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action.astype(np.float32))
+        return np.zeros(2, dtype=np.float32), -float(np.square(action - [3.0, 2.0]).sum()), False, False, {}
+
+
+def test_a_box_that_is_not_symmetric_counts_its_middle_and_its_limits(tmp_path):
+    if "test/Throttle-v0" not in gymnasium.registry:
+        gymnasium.register("test/Throttle-v0", _Throttle, max_episode_steps=16)
+    task = find_task("test/Throttle-v0")
+    assert np.array_equal(task.action_limit, [2.0, 2.0])
+    assert np.array_equal(task.action_center, [2.0, 1.0])
+    design = design_policy(task, width=8, depth=1)
+    assert [limit.tolist() for limit in design.policy.action_limits] == [[0.0, -1.0], [4.0, 3.0]]
+    assert np.abs(design.policy(torch.zeros(2)).detach().numpy() - [2.0, 1.0]).max() < 1.0
+    run = lipctrl.train(
+        "test/Throttle-v0",
+        design.policy,
+        "ppo",
+        steps=256 * 30,
+        out=tmp_path / "run",
+        config=PPOConfig(environments=16, horizon=16, rate=1e-2),
+        schedule=Schedule(evaluation_episodes=2, validation_episodes=2),
+        progress=False,
+    )
+    assert lipctrl.check(run.certificate).ok
+    assert run.evaluation["mean_return"] > -0.2 * 16
 
 
 def test_a_price_of_a_fixed_gain_is_refused(tmp_path):

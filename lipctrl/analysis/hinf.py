@@ -122,7 +122,9 @@ def _dynamic_bound(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
         if form is not None and covered is not None and _good(covered, form):
             at = form.frequency(covered.at)
             return HinfNorm(covered.upper, covered.lower, at, Stability.STABLE, "frequency axis covered")
-    found = _level_set_bound(system, balanced, t, spectrum)
+    # What overflows ends in infinite or undefined bounds, which prove nothing.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = _level_set_bound(system, balanced, t, spectrum)
     if covered is None:
         return found
     lower = max(found.lower, covered.lower)
@@ -153,13 +155,21 @@ def _level_set_bound(
     if not math.isfinite(result.lower):
         note = "the level-set test could not be proved at any level; rescale or reduce the model"
         return HinfNorm(math.inf, lower, omega, Stability.STABLE, note)
-    value = math.nextafter(math.sqrt(max(-result.lower, 0.0)), math.inf) / shift
-    value = math.nextafter(value, math.inf)
+    value = math.nextafter(math.sqrt(max(-result.lower, 0.0)), math.inf)
+    # Upwards by more than the rounding of a subnormal result; what overflows is infinite.
+    value = math.nextafter(float(np.ldexp(value, -shift)), math.inf)
+    if math.isinf(value):
+        return HinfNorm(math.inf, lower, omega, Stability.STABLE, "the gain exceeds the largest double")
     return HinfNorm(value, min(lower, value), omega, Stability.STABLE, "level set proved")
 
 
 def _attained(system: Realization, omega: float) -> float:
     """Return a proved lower bound of ‖G‖ at a frequency, from one input; 0 where rounding hides the response."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _attained_unguarded(system, omega)
+
+
+def _attained_unguarded(system: Realization, omega: float) -> float:
     response = system.d
     if math.isfinite(omega):
         point, eye = complex(system.point(omega)), np.eye(system.states)
@@ -173,21 +183,33 @@ def _attained(system: Realization, omega: float) -> float:
         return 0.0
     direction = np.linalg.svd(response.mid)[2][:1].conj().T
     moved = response @ MidRad(direction)
-    gain = float(np.linalg.norm(moved.mid)) - float(np.linalg.norm(moved.radius()))
-    return max(gain / float(np.linalg.norm(direction)) * (1.0 - 1e-14 * (1.0 + sum(response.shape))), 0.0)
+    # Squares of numbers of order one neither overflow nor underflow.
+    shift = _exponent(float(np.abs(moved.mid).max()))
+    gain, loose = (
+        float(np.linalg.norm(np.ldexp(part, shift))) for part in (np.abs(moved.mid), moved.radius())
+    )
+    share = (gain - loose) / float(np.linalg.norm(direction)) * (1.0 - 1e-14 * (1.0 + sum(response.shape)))
+    return max(math.nextafter(float(np.ldexp(share, -shift)), 0.0), 0.0) if math.isfinite(share) else 0.0
 
 
-def _gain_form(system: Realization) -> tuple[PopovForm, float]:
-    """Return the Popov form of -GᴴG scaled to order one, and the power of two that scaled G."""
-    size = float(np.abs(system.B).max())
-    shift_b = 1.0 if size == 0.0 else 2.0 ** -round(math.log2(size))
-    b, d = system.b.scaled(shift_b), system.d.scaled(shift_b)
-    peak = max(float(np.abs(system.C).max()), float(np.abs(d.mid).max()))
-    shift_c = 1.0 if peak == 0.0 else 2.0 ** -round(math.log2(peak))
-    scaled = replace(system, b=b, c=system.c.scaled(shift_c), d=d.scaled(shift_c))
+def _gain_form(system: Realization) -> tuple[PopovForm, int]:
+    """Return the Popov form of -GᴴG scaled to order one, and the exponent of the power of two that scaled G."""
+    shift_b, shift_c = (_exponent(float(np.abs(m).max())) for m in (system.B, system.C))
+    if system.D.any():
+        # D is scaled by both, and shall not overflow.
+        excess = max(shift_b + shift_c - _exponent(float(np.abs(system.D).max())), 0)
+        shift_b, shift_c = shift_b - excess // 2, shift_c - (excess - excess // 2)
+    half = (shift_b + shift_c) // 2
+    d = system.d.scaled(2.0**half).scaled(2.0 ** (shift_b + shift_c - half))
+    scaled = replace(system, b=system.b.scaled(2.0**shift_b), c=system.c.scaled(2.0**shift_c), d=d)
     outputs, inputs = system.outputs, system.inputs
     weights = -MidRad.eye(outputs), MidRad.zeros(outputs, inputs), MidRad.zeros(inputs, inputs)
-    return PopovForm(scaled, *weights), shift_b * shift_c
+    return PopovForm(scaled, *weights), shift_b + shift_c
+
+
+def _exponent(size: float) -> int:
+    """Return k for which 2ᵏ·size is about one, within ±1000: what is left then is far from the ends of a double."""
+    return min(max(-round(math.log2(size)), -1000), 1000) if 0.0 < size < math.inf else 0
 
 
 def _format(pole: complex) -> str:

@@ -127,10 +127,24 @@ class MidRad:
         """Multiply by an exact real scalar; powers of two make no error."""
         mid = self.mid * factor
         exact = math.frexp(factor)[0] in (0.5, -0.5)
+        if exact and abs(factor) < 1.0:
+            return self.rescaled(np.full(self.shape, factor))
         if self.rad is None and exact:
             return MidRad(mid)
         rad = self.radius() * abs(factor) + (0.0 if exact else 2.0 * UNIT * np.abs(mid))
         return MidRad(mid, rad * (1.0 + 16.0 * UNIT))
+
+    def rescaled(self, factors: np.ndarray) -> MidRad:
+        """Multiply entry by entry by powers of two: exact, but for what underflows."""
+        mid = self.mid * factors
+        rad = None if self.rad is None else self.rad * np.abs(factors)
+        small = (np.abs(mid) < TINY) & (self.mid != 0.0)
+        if rad is not None:
+            small |= (rad < TINY) & (self.rad != 0.0)
+        if np.count_nonzero(small):
+            lost = np.where(small, 2.0 * TINY, 0.0)
+            rad = lost if rad is None else rad + lost
+        return MidRad(mid, rad)
 
     def inverse(self) -> MidRad | None:
         """Enclose the inverse, or return None where nonsingularity cannot be proved.

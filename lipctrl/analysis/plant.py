@@ -85,11 +85,8 @@ class Realization:
         if not np.count_nonzero(t != 1.0):
             return self, t
         rows, columns = 1.0 / t[:, None], t[None, :]
-
-        def scaled(matrix: MidRad, factor: np.ndarray) -> MidRad:
-            return MidRad(matrix.mid * factor, None if matrix.rad is None else matrix.rad * factor)
-
-        a, b, c = scaled(self.a, rows * columns), scaled(self.b, rows), scaled(self.c, columns)
+        a = self.a.rescaled(rows * columns)
+        b, c = (m.rescaled(np.broadcast_to(t, m.shape)) for m, t in ((self.b, rows), (self.c, columns)))
         kept = self.d, self.sample_time, self.timebase, self.static, self.redundant
         return Realization(a, b, c, *kept), t
 
@@ -184,7 +181,10 @@ def _sample_time(dt: Any, name: str) -> tuple[float, str]:
         return 0.0, "continuous time (dt=None, unspecified, read as continuous)"
     if dt is True:
         return 1.0, "discrete time (dt=True: unit of time is one sample, frequencies in rad/sample)"
-    value = float(dt)
+    try:
+        value = float(dt)
+    except (TypeError, ValueError):
+        value = math.nan
     if not math.isfinite(value) or value < 0.0:
         raise ValueError(f"{name} has dt={dt!r}; expected 0, a positive sampling time [s], True or None")
     return value, "continuous time" if value == 0.0 else f"discrete time, dt={value:g} s"
@@ -212,18 +212,12 @@ def _from_system(plant: Any, name: str) -> Realization:
         shapes = ((n, n), (n, plant.ninputs), (plant.noutputs, n), (plant.noutputs, plant.ninputs))
         exact = [plant.A, plant.B, plant.C, plant.D]
         # The common case in few calls; whatever is amiss is named below.
-        plain = all(type(m) is np.ndarray and m.dtype == np.float64 for m in exact)
-        if plain and [m.size for m in exact] == [rows * columns for rows, columns in shapes]:
+        if all(type(m) is np.ndarray and m.dtype == np.float64 for m in exact) and _fit(exact, shapes):
             flat = np.concatenate([m.ravel() for m in exact])
             if np.count_nonzero(np.isfinite(flat)) == flat.size:
                 a, b, c, d = _views(flat, shapes)
                 return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
-        matrices = []
-        for field in ("A", "B", "C", "D"):
-            values = np.asarray(getattr(plant, field))
-            _require_finite(values, name, field)
-            matrices.append(MidRad.exact(np.real(values)))
-        a, b, c, d = (MidRad(m.mid.reshape(s)) for m, s in zip(matrices, shapes, strict=True))
+        a, b, c, d = (_matrix(m, shape, name, f) for m, shape, f in zip(exact, shapes, "ABCD", strict=True))
         return Realization(a, b, c, d, sample_time, timebase, static=n == 0 and plant.dt is None)
     if hasattr(plant, "num") and hasattr(plant, "den"):
         a, b, c, d = _realize_transfer_matrix(plant.num, plant.den, name)
@@ -235,6 +229,38 @@ def _from_system(plant: Any, name: str) -> Realization:
         "control.StateSpace or control.TransferFunction. Linearise a nonlinear system "
         "(control.linearize); identify a model from frequency data"
     )
+
+
+def _fit(matrices: Sequence[np.ndarray], shapes: Sequence[tuple[int, int]]) -> bool:
+    return all(
+        m.shape == shape or m.size == 0 == shape[0] * shape[1]
+        for m, shape in zip(matrices, shapes, strict=True)
+    )
+
+
+def _matrix(given: Any, shape: tuple[int, int], name: str, what: str) -> MidRad:
+    """Read one matrix of a state-space model; numbers that no double holds are enclosed."""
+    values = np.asarray(given)
+    if values.dtype.kind == "c":
+        _require_finite(values, name, what)
+        values = np.real(values)
+    try:
+        if np.ma.is_masked(given) or values.dtype.kind not in "fiubO":
+            raise TypeError
+        with np.errstate(over="ignore"):
+            mid = values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{name} has a {type(given).__name__} as {what}; expected a dense array of real numbers"
+        ) from None
+    _require_finite(mid, name, what)
+    # A vector may be flat; a matrix that lies otherwise would be read in another order.
+    if (mid.ndim > 1 and mid.size and mid.shape != shape) or mid.size != shape[0] * shape[1]:
+        raise ValueError(f"{name} has {what} of shape {mid.shape}; expected {shape}")
+    # Large integers are compared as doubles: those beyond 2⁵³ may have been rounded.
+    rounded = np.asarray(mid != values, dtype=bool) | ((values.dtype.kind in "iu") & (np.abs(mid) >= 2.0**53))
+    loose = np.where(rounded, 2.0 * UNIT * np.abs(mid), 0.0).reshape(shape)
+    return MidRad(mid.reshape(shape), loose if np.count_nonzero(rounded) else None)
 
 
 def _views(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[MidRad]:

@@ -177,7 +177,10 @@ def clear_band(form: PopovForm, level: float, omega: float) -> tuple[float, floa
             far = 10.0 * max(abs(omega), float(np.abs(discs.centers).max()))
             low, high = max(low, -far), min(high, far)
     # Inwards by more than the rounding of the ends.
-    return float(low * (1.0 + math.copysign(1e-12, low))), float(high * (1.0 - math.copysign(1e-12, high)))
+    low, high = low * (1.0 + math.copysign(1e-12, low)), high * (1.0 - math.copysign(1e-12, high))
+    return math.nextafter(low, math.inf) if math.isfinite(low) else low, (
+        math.nextafter(high, -math.inf) if math.isfinite(high) else high
+    )
 
 
 def _touched(form: PopovForm, discs: Discs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -257,9 +260,8 @@ def _pencil_spectrum(form: PopovForm, level: float, floor: float = 1e-15) -> Dis
 
 
 def _similar(left: np.ndarray, matrix: MidRad, right: np.ndarray) -> MidRad:
-    """Multiply by diagonal matrices of powers of two: exact."""
-    grid = left[:, None] * right[None, :]
-    return MidRad(matrix.mid * grid, None if matrix.rad is None else matrix.rad * grid)
+    """Multiply by diagonal matrices of powers of two: exact, but for what underflows."""
+    return matrix.rescaled(left[:, None] * right[None, :])
 
 
 def _hamiltonian(

@@ -84,8 +84,7 @@ def internal_stability(a: MidRad, *, discrete: bool, balanced: MidRad | None = N
 
 def _balanced(a: MidRad) -> MidRad:
     t = equilibrate(a.mid)
-    grid = t[None, :] / t[:, None]
-    return MidRad(a.mid * grid, None if a.rad is None else a.rad * grid)
+    return a.rescaled(t[None, :] / t[:, None])
 
 
 def _lyapunov_proof(balanced: MidRad, discrete: bool) -> bool:

@@ -148,6 +148,8 @@ class ModalSweep:
         if at_infinity is not None:
             points = np.append(points, np.inf)
             sampled = np.append(sampled, np.linalg.eigvalsh(at_infinity)[0])
+        # What overflows is no minimum.
+        sampled = np.where(np.isfinite(sampled), sampled, np.inf)
         best = sampled.min()
         first = int(np.flatnonzero(sampled <= best + 1e-13 * abs(best))[0])
         return float(points[first])

@@ -145,8 +145,8 @@ def attack(seed, activations, *, gains=False):
     """Return whether a basin was certified; assert that nothing refutes it."""
     rng = np.random.default_rng(seed)
     kind = rng.integers(6)
-    plant = (lipctrl_envs.Pendulum(), lipctrl_envs.PendulumSwingUp())[kind] if kind < 2 else random_plant(rng)
-    form = plant.lure_form() if kind < 2 else plant
+    swings = lipctrl_envs.Pendulum(), lipctrl_envs.PendulumSwingUp()
+    form = swings[kind].lure_form() if kind < 2 else random_plant(rng)
     box = (
         np.array([rng.uniform(0.3, 1.4), rng.uniform(1.0, 6.0)])
         if kind < 2
@@ -156,7 +156,7 @@ def attack(seed, activations, *, gains=False):
     limit = rng.uniform(0.3, 4.0, form.B.shape[1]) if rng.random() < 0.5 else None
     if limit is not None:
         limits = tuple(np.clip(side, -limit, limit) for side in limits)
-    found = basin(plant, policy, box, action_limit=limit, boxes=2000)
+    found = basin(form, policy, box, action_limit=limit, boxes=2000)
     if found.verdict != Verdict.CERTIFIED:
         return False
     oracle = Oracle(form, core, limits, found)

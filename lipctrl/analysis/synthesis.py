@@ -126,6 +126,8 @@ def _lqr(system: Realization, q: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 def _cost(system: Realization, gain: np.ndarray, q: np.ndarray, r: np.ndarray) -> float:
     """Return the quadratic cost trace(X) of u = -K y from a random initial state of unit covariance."""
+    if system.states == 0:
+        return 0.0  # Nothing decays: there is no initial state.
     # u = -K(Cx + Du): the action reads the state through the feed-through's algebraic loop.
     k = np.linalg.solve(np.eye(system.inputs) + gain @ system.D, gain @ system.C)
     closed = system.A - system.B @ k
@@ -208,6 +210,13 @@ def best_gain(
     max_gain : largest singular value that K may have (default: ten times that of LQR with unit weights, or of
         `start`; from no gain, ten times the budget it leaves). In continuous time and with all states measured the
         budget grows with K without end.
+    evaluations : of the H∞ norm, by the search.
+
+    Raises
+    ------
+    ValueError
+        For bad data, a start that does not provably stabilise or is beyond max_gain, or a plant without LQR gains and
+        no start.
 
     Examples
     --------
@@ -219,6 +228,8 @@ def best_gain(
     system = as_realization(plant)
     if max_gain is not None and not (math.isfinite(max_gain) and max_gain > 0.0):
         raise ValueError(f"max_gain is {max_gain}; expected a positive number, or None")
+    if type(evaluations) is not int or evaluations < 1:
+        raise ValueError(f"evaluations is {evaluations!r}; expected a whole number of at least 1")
     if start is None and system.outputs != system.states and max_lipschitz(system, _no_gain(system)) > 0.0:
         # Not all states are measured, but the plant is stable by itself: no gain at all is a start.
         start = _no_gain(system)
@@ -234,14 +245,27 @@ def best_gain(
         begin = max(small, key=lambda c: c.lipschitz)
     else:
         k = real_gain(start)
-        known = float(np.linalg.norm(k, 2)) or max_lipschitz(system, k)
-        limit = 10.0 * known if max_gain is None else max_gain
+        if not np.isfinite(k).all():
+            raise ValueError("start has NaN or infinite entries; expected finite gains")
+        budget = max_lipschitz(system, k)
+        known = float(np.linalg.norm(k, 2))
+        limit = 10.0 * (known or budget) if max_gain is None else max_gain
+        if known > limit:
+            raise ValueError(
+                f"the starting gain has ‖K‖ = {known:.6g}, beyond max_gain = {limit:.6g}; expected a smaller start or "
+                "a larger limit"
+            )
         method = "the given gain" if k.any() else "no gain"
-        begin = GainChoice(k, max_lipschitz(system, k), math.nan, method)
+        begin = GainChoice(k, budget, math.nan, method)
     if begin.lipschitz <= 0.0:
         raise ValueError(
             "the starting gain does not provably stabilise the plant; expected start=K that does"
         )
+    if math.isinf(begin.lipschitz):
+        cost = _cost(system, begin.gain, np.eye(system.states), np.eye(system.inputs))
+        return GainChoice(
+            begin.gain, math.inf, cost, begin.method, math.inf, limit
+        )  # Nothing reaches the output.
     shape = begin.gain.shape
     # The search moves every entry on its own scale; from zero, on that of the budget it starts with.
     largest = float(np.abs(begin.gain).max()) or min(begin.lipschitz, limit)

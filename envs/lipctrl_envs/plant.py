@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lipctrl_envs.options import check_numbers, check_randomization, per_channel
+from lipctrl_envs.overlay import Overlay
 from lipctrl_envs.signals import Parameters, Signal, join
 
 if TYPE_CHECKING:
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
     from lipctrl_envs.canvas import Canvas
     from lipctrl_envs.lure import LureForm
-
-
-class _Overlay:
-    """A plant's attributes with some parameters replaced by tensors, one value for each environment."""
-
-    def __init__(self, plant: Plant, parameters: Parameters) -> None:
-        self._plant = plant
-        self.__dict__.update(parameters)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._plant, name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,10 +192,6 @@ class Plant(ABC):
     def observation_names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.observations)
 
-    @property
-    def observation_units(self) -> tuple[str, ...]:
-        return tuple(s.unit for s in self.observations)
-
     @cached_property
     def physical_size(self) -> int:
         return len(self.physical_states)
@@ -273,7 +259,7 @@ class Plant(ABC):
         parameters: Parameters | None = None,
     ) -> Tensor:
         """Return the next state without saturation: what `linearize` differentiates."""
-        p = self if parameters is None else _Overlay(self, parameters)
+        p = self if parameters is None else Overlay(self, parameters)
         if not self.delay:
             return self.flow(state, action, disturbance, p)
         n, m = self.physical_size, self.action_size

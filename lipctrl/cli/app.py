@@ -213,7 +213,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             help="NAME=V1,V2,… or, with --random, NAME=LOW:HIGH; repeatable. Names: lipschitz seed parametrization "
-            "env_id algorithm steps width depth activation. [seed=0,1,2,3,4]"
+            "env_id algorithm steps width depth activation trade_off. [seed=0,1,2,3,4]"
         ),
     ] = None,
     random: Annotated[int | None, typer.Option(help="Draw this many combinations; all without it.")] = None,
@@ -225,6 +225,14 @@ def sweep(
     workers: Annotated[int, typer.Option(help="Runs at a time; 0 runs here, without Ray.")] = 2,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; local without it.")] = None,
     retries: Annotated[int, typer.Option(help="Times that a run is tried again after its worker died.")] = 2,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting of the algorithm for every run, NAME=VALUE; repeatable."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--env-option", help="Keyword of the environment, NAME=VALUE; repeatable."),
+    ] = None,
 ) -> None:
     """Train many policies on Ray, resumable; table and Pareto front of performance against margin."""
     from lipctrl.cli.sweeping import run_sweep
@@ -239,6 +247,8 @@ def sweep(
         workers=workers,
         address=address,
         retries=retries,
+        settings=_pairs(setting, "--set"),
+        options=_pairs(option, "--env-option"),
         say=_say,
     )
     raise typer.Exit(0 if done else 1)

@@ -19,6 +19,8 @@ def run_sweep(
     workers: int,
     address: str | None,
     retries: int,
+    settings: dict[str, Any],
+    options: dict[str, Any],
     say: Callable[[str], None],
 ) -> bool:
     """Run the sweep, print its table, draw its Pareto plot; return whether every run succeeded."""
@@ -37,6 +39,8 @@ def run_sweep(
         workers=workers,
         address=address,
         max_retries=retries,
+        settings=settings,
+        env_options=options,
         on_result=tell,
     )
     say(str(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -33,6 +34,7 @@ AXES = (
     "width",
     "depth",
     "activation",
+    "trade_off",
 )
 RESULTS = (
     "status",
@@ -121,7 +123,7 @@ class SweepResult:
                 row["mean_return"],
                 math.nan if row["margin"] is None else row["margin"],
                 str(row[group]),
-                f"L={row['lipschitz']}",
+                f"L={row['lipschitz']}" if row["trade_off"] is None else f"price {row['trade_off']:g}",
             )
             for row in self.rows
             if row["status"] == "done"
@@ -184,6 +186,8 @@ def sweep(
     width: int = 32,
     depth: int = 2,
     env_options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    trade_off: float | None = None,
     episodes: int = 100,
     sweep_seed: int = 0,
     on_result: Callable[[Row], None] | None = None,
@@ -204,6 +208,8 @@ def sweep(
         On a cluster, `out` must be a folder that all machines share.
     resume : finished runs of an earlier sweep in `out` are kept and not run again; failed ones are.
     env_options : keywords of the environment.
+    settings : of the algorithm, by name, such as {"environments": 32}; every algorithm of the sweep must have them.
+    trade_off : None, or the price of the gain: the bound is then a cap (`gain_price` of the algorithms). An axis, too.
     episodes : unseen episodes of each run's evaluation.
     sweep_seed : of the random choice of combinations.
     on_result : called with each row as its run ends.
@@ -233,15 +239,21 @@ def sweep(
         "width": width,
         "depth": depth,
         "activation": "relu",
+        "trade_off": trade_off,
     }
     points = list(_points(base, {"seed": range(5)} if grid is None else grid, random, sweep_seed))
-    _validate(points, env_options)
+    _validate(points, env_options, dict(settings or {}))
     folder = Path(out)
     jobs: dict[str, dict[str, Any]] = {}
     for point in points:
-        settings = {**point, "env_options": dict(env_options or {}), "episodes": episodes}
-        key = _key(settings)
-        jobs[key] = {**settings, "folder": str((folder / key).absolute())}
+        job = {**point, "env_options": dict(env_options or {}), "episodes": episodes}
+        if settings:
+            job["settings"] = dict(settings)
+        if job["trade_off"] is None:
+            # Folders of earlier sweeps keep their names.
+            del job["trade_off"]
+        key = _key(job)
+        jobs[key] = {"trade_off": None, "settings": {}, **job, "folder": str((folder / key).absolute())}
     rows = _finished(folder, resume, jobs)
     left = {key: job for key, job in jobs.items() if key not in rows}
     for outcome in run_jobs(train_one, left, workers=workers, address=address, max_retries=max_retries):
@@ -289,13 +301,19 @@ def _points(
     yield from seen.values()
 
 
-def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None) -> None:
+def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None, settings: Row) -> None:
     from lipctrl.runs.loop import ALGORITHMS
     from lipctrl.training.environments import find_task
 
     for name in sorted({p["algorithm"] for p in points}):
         if name not in ALGORITHMS:
             raise ValueError(f"algorithm is {name!r}; expected one of {', '.join(ALGORITHMS)}")
+        known = [f.name for f in dataclasses.fields(ALGORITHMS[name].Config)]
+        if not settings.keys() <= set(known):
+            wrong = min(settings.keys() - set(known))
+            raise ValueError(f"{name} has no setting {wrong!r}; it has {', '.join(known)}")
+    for price, name in {(p["trade_off"], p["algorithm"]) for p in points}:
+        ALGORITHMS[name].Config(**settings, **({} if price is None else {"gain_price": price}))
     for name in sorted({p["env_id"] for p in points}):
         find_task(name, env_options)
 
@@ -321,7 +339,12 @@ def _finished(folder: Path, resume: bool, jobs: Mapping[str, Any]) -> dict[str, 
             f"{folder} already holds a sweep; continue it with resume=True, or choose another folder"
         )
     earlier = read_json(path, "table of a sweep")
-    return {row["key"]: row for row in earlier if row["key"] in jobs and row["status"] == "done"}
+    kept = [row for row in earlier if row["key"] in jobs and row["status"] == "done"]
+    for row in kept:
+        for axis in AXES:
+            # Tables of the first versions lack the newer axes.
+            row.setdefault(axis, jobs[row["key"]][axis])
+    return {row["key"]: row for row in kept}
 
 
 def _row(job: Row, outcome: Outcome) -> Row:
@@ -354,7 +377,7 @@ def train_one(job: Row) -> Row:
     Continues from the folder's last checkpoint when an earlier attempt left one.
     """
     from lipctrl.runs.design import design_policy
-    from lipctrl.runs.loop import Schedule, train
+    from lipctrl.runs.loop import ALGORITHMS, Schedule, train
     from lipctrl.training.environments import find_task
 
     folder = Path(job["folder"])
@@ -366,7 +389,9 @@ def train_one(job: Row) -> Row:
             name: job[name]
             for name in ("lipschitz", "parametrization", "width", "depth", "activation", "seed")
         },
+        trainable_lipschitz=job["trade_off"] is not None,
     )
+    price = {} if job["trade_off"] is None else {"gain_price": job["trade_off"]}
     continued = (folder / "checkpoint.safetensors").exists()
     if not continued:
         # Killed between the first file and the first checkpoint: there is nothing to continue.
@@ -379,6 +404,7 @@ def train_one(job: Row) -> Row:
         job["seed"],
         out=folder,
         resume=continued,
+        config=ALGORITHMS[job["algorithm"]].Config(**job["settings"], **price),
         schedule=Schedule(evaluation_episodes=job["episodes"]),
         env_options=job["env_options"],
         guarantee=design.guarantee,

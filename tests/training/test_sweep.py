@@ -197,6 +197,44 @@ def test_finished_runs_are_kept_and_failed_ones_run_again(tmp_path: Path) -> Non
         sweep(PENDULUM, grid=grid, out=tmp_path, resume=False, **QUICK)
 
 
+def test_a_sweep_over_the_price_of_the_gain_with_settings_of_its_own(tmp_path: Path) -> None:
+    result = sweep(
+        "lipctrl/Pendulum-v0",
+        grid={"trade_off": [0.0, 30.0]},
+        settings={"environments": 4, "horizon": 8, "policy_rate": 0.1, "value_epochs": 1},
+        steps=1280,
+        width=4,
+        depth=1,
+        episodes=2,
+        workers=0,
+        out=tmp_path,
+        env_options={"mass": 0.5},
+    )
+    free, priced = result.rows
+    assert not result.failures
+    assert priced["certified_radius"] < 0.9 * free["certified_radius"]
+    assert priced["margin"] > free["margin"]
+    assert {point.name for point in result.points()} == {"price 0", "price 30"}
+    config = json.loads((Path(free["folder"]) / "config.json").read_text())
+    assert (config["settings"]["environments"], config["env_options"]) == (4, {"mass": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"settings": {"rate": 1.0}}, "apg has no setting 'rate'"),
+        ({"settings": {"environments": 0}}, "setting environments is 0"),
+        ({"trade_off": -1.0}, "setting gain_price is -1.0"),
+    ],
+)
+def test_settings_of_a_sweep_are_looked_at_first(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sweep("lipctrl/Pendulum-v0", workers=0, out=tmp_path / "none", **arguments)
+    assert not (tmp_path / "none").exists()
+
+
 def test_other_settings_are_other_runs(tmp_path: Path) -> None:
     sweep(PENDULUM, grid={"seed": [0]}, out=tmp_path, **QUICK)
     ran: list[str] = []

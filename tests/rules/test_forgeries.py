@@ -213,7 +213,8 @@ def test_exchanged_parts_and_rules_never_prove_a_lie(specimens, oracle):
     """Trees of random rules over random specimens, which nobody would build: refused, or true."""
     rng = np.random.default_rng(1)
     pool = [c for c in specimens.values() if c.region is None]
-    extra = {"sum": {"coefficients": [1.0, -0.5]}, "projection": {"lower": [-1.0, -1.0], "upper": [1.0, 1.0]}}
+    ones = np.ones(2)
+    extra = {"sum": {"coefficients": np.array([1.0, -0.5])}, "projection": {"lower": -ones, "upper": ones}}
     proved = 0
     for _ in range(1500):
         parts = tuple(pool[i] for i in rng.integers(len(pool), size=rng.integers(1, 3)))

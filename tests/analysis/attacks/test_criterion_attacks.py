@@ -95,7 +95,7 @@ def attack_graph(seed):
     slack = 1e-9 * (1.0 + abs(seen))
     assert graphs.separation <= seen + slack
     if graphs.separation_all > 0.0:
-        tau = rng.random(len(z)) ** 2 + 1e-3
+        tau = np.maximum(rng.random(len(z)) ** 2, 1e-3)
         every = np.array([to_forbidden(p, t * a, t * b) for p, t in zip(z, tau, strict=True)])
         assert graphs.separation_all <= every.min() + slack
     for c, radius in srg_discs(plant, [-1.0, 0.0, 2.0]):
@@ -227,7 +227,7 @@ def test_no_slopes_of_the_class_destabilise():
 
 @pytest.mark.slow
 def test_no_slopes_of_the_class_destabilise_at_length():
-    for seed in range(1000, 1120):
+    for seed in range(1000, 1060):
         attack_slopes(seed)
 
 

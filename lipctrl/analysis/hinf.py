@@ -124,7 +124,7 @@ def _dynamic_bound(system: Realization, spectrum: SpectrumReport) -> HinfNorm:
             return HinfNorm(covered.upper, covered.lower, at, Stability.STABLE, "frequency axis covered")
     # What overflows ends in infinite or undefined bounds, which prove nothing.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        found = _level_set_bound(system, balanced, t, spectrum)
+        found = _level_set_bound(balanced, t, spectrum)
     if covered is None:
         return found
     lower = max(found.lower, covered.lower)
@@ -139,9 +139,7 @@ def _good(covered: GainBound, form: ModalForm) -> bool:
     return gap <= _ENOUGH * covered.lower or gap <= min(4.0 * form.slack, _TOLERABLE * covered.lower)
 
 
-def _level_set_bound(
-    system: Realization, balanced: Realization, t: np.ndarray, spectrum: SpectrumReport
-) -> HinfNorm:
+def _level_set_bound(balanced: Realization, t: np.ndarray, spectrum: SpectrumReport) -> HinfNorm:
     form, shift = _gain_form(balanced)
     modes = None if spectrum.modes is None else (spectrum.modes[0], spectrum.modes[1] / t[:, None])
     # The scaled form has gains of order one; -Φ = GᴴG, so a proved minimum of Φ is minus the squared norm.

@@ -91,7 +91,7 @@ class _Candidate:
     scope: tuple[str, ...]
 
 
-def _candidates(policy: Any, ball: IncrementalBall) -> list[_Candidate]:
+def _candidates(policy: Any) -> list[_Candidate]:
     """Return the graphs to try: with the clip as neurons, then without it (a narrower claim)."""
     source = policy_certificate(policy)
     if isinstance(source, IncrementalBall) and source.region is not None:
@@ -176,7 +176,7 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     system = as_realization(plant)
     ball = as_ball(policy)
     by_ball = ball_test(system, ball)
-    candidates = _candidates(policy, ball)
+    candidates = _candidates(policy)
     search = fastest_contraction if fastest else _feasible
     for candidate in candidates:
         _check_size(system, candidate.graph)
@@ -315,7 +315,7 @@ def structured_gain_margin(
         raise ValueError(
             f"the loop is {test.verdict} at k = 1 ({test.reason}); a margin needs a certified loop"
         )
-    candidates = _candidates(policy, ball)
+    candidates = _candidates(policy)
     fixed = None if form == "policy" else ball.center
     lower, upper = 1.0, 1.0
     if test.method == "structured":

@@ -54,6 +54,9 @@ class StabilityGuarantee:
     def prove(self, certificate: Certificate) -> float:
         """Return radius / certified radius (> 1), from a certificate that has been checked.
 
+        A centre -K' that is not quite -K (a gain rounded to float32) counts: the policy lies in the ball about -K whose
+        radius is larger by the Frobenius norm of K - K'.
+
         Raises
         ------
         GuaranteeBrokenError
@@ -62,16 +65,24 @@ class StabilityGuarantee:
         center, radius = certificate.center, certificate.radius
         if center is None or radius is None:
             raise GuaranteeBrokenError("the policy is not residual: its certificate has no centre")
-        if not np.array_equal(center, -self.gain):
+        if center.shape != self.gain.shape:
             raise GuaranteeBrokenError(
-                "the centre of the policy is not the gain K that the radius was computed for"
+                f"the centre of the policy has shape {center.shape}, the gain of the guarantee {self.gain.shape}"
             )
+        # Enlarged by far more than a difference and a norm can round.
+        shift = float(np.linalg.norm(center + self.gain)) * (1.0 + 1e-9)
+        reach = math.nextafter(radius + shift, math.inf) if shift > 0.0 else radius
         if not radius < self.radius:
             raise GuaranteeBrokenError(
                 f"the residual has gain ≤ {radius:.9g}, not below the stability radius {self.radius:.9g}; "
                 "build the network with a smaller lipschitz (it counts 1 / min(observation_scale))"
             )
-        return self.radius / radius if radius > 0.0 else math.inf
+        if not reach < self.radius:
+            raise GuaranteeBrokenError(
+                f"the centre of the policy is {shift:.6g} away from the gain K that the radius {self.radius:.9g} was "
+                "computed for; compute the radius for the policy's own gain"
+            )
+        return self.radius / reach if reach > 0.0 else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

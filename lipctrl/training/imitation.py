@@ -109,7 +109,7 @@ class Imitation(Algorithm):
             norm = self.descent.step()
             losses.append(loss.detach() + 0.0 * norm)
         loss = torch.stack(losses).mean()
-        require_finite(reward=reward, experts_action=fresh, loss=loss)
+        require_finite(experts_action=fresh, reward=reward, loss=loss)
         numbers = torch.stack([reward.mean(), loss]).tolist()
         return {"mean_reward": numbers[0], "imitation_loss": numbers[1], "expert_share": share}
 

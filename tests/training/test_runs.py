@@ -331,8 +331,24 @@ def test_the_guarantee_is_proved_at_every_checkpoint(tmp_path):
     assert (ratios < 1.6).all()
     with pytest.raises(GuaranteeBrokenError, match=r"not below the stability radius 0\.5"):
         short_run(tmp_path / "too-large", guarantee=StabilityGuarantee(np.array(GAIN), 0.5))
-    with pytest.raises(GuaranteeBrokenError, match="not the gain K"):
-        short_run(tmp_path / "other-gain", guarantee=StabilityGuarantee(np.array([[15.0, 4.0]]), 5.0))
+    with pytest.raises(GuaranteeBrokenError, match="away from the gain K"):
+        short_run(tmp_path / "other-gain", guarantee=StabilityGuarantee(np.array([[15.0, 4.0]]), 1.5))
+
+
+def test_a_gain_rounded_to_float32_stays_guaranteed_and_its_shift_counts():
+    gain = np.array([[15.1, 5.3]])
+    network = lipctrl.LipschitzResNet(2, 1, lipschitz=1.0, width=8, depth=1)
+    certificate = lipctrl.ResidualPolicy(gain, network).certificate()
+    shift = np.linalg.norm(certificate.center + gain)
+    assert 0.0 < shift < 1e-6
+    assert StabilityGuarantee(gain, 2.0).prove(certificate) <= 2.0 / (certificate.radius + shift)
+    # Room for the residual, and not for the shift as well.
+    with pytest.raises(GuaranteeBrokenError, match="the policy's own gain"):
+        StabilityGuarantee(gain, certificate.radius + 0.5 * shift).prove(certificate)
+    with pytest.raises(GuaranteeBrokenError, match=r"1\.\d+ away from the gain"):
+        StabilityGuarantee(gain + 1.0, 2.0).prove(certificate)
+    with pytest.raises(GuaranteeBrokenError, match="shape"):
+        StabilityGuarantee(gain[:, :1], 2.0).prove(certificate)
 
 
 def test_training_stops_early_at_the_target(tmp_path):

@@ -137,7 +137,9 @@ def best_ball(plant: Any, policy: Any) -> tuple[IncrementalBall, BallTest]:
         weights = (0.25, 0.5, 0.75, 1.0)
         centres = [weight * own.center + (1.0 - weight) * tight.center for weight in weights]
         found = [tight, *(_proved_ball(policy, centre) for centre in centres)]
-        balls += [replace(ball, gain=own.gain) for ball in found if ball is not None]
+        # A gain that holds on a box only is none of a ball that holds everywhere.
+        gain = own.gain if own.region is None else None
+        balls += [replace(ball, gain=gain) for ball in found if ball is not None]
     tests = [(ball, ball_test(plant, ball)) for ball in balls]
     return max(tests, key=lambda pair: (pair[1].margin, -pair[1].radius))
 

@@ -9,7 +9,8 @@ import pytest
 from lipctrl import rules
 from lipctrl.analysis import analyze, as_ball, ball_test
 from lipctrl.analysis.linearize import sampled_linearization
-from lipctrl.analysis.recentre import best_centre, recentred_ball
+from lipctrl.analysis.recentre import best_ball, best_centre, recentred_ball
+from tests.analysis.attacks.test_hostile_certificates import on_a_box
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -89,3 +90,46 @@ def test_sampled_linearization_bounds_are_what_they_say():
     assert "not certified" in str(model)
     with pytest.raises(ValueError, match="next state"):
         sampled_linearization(lambda x, u: np.array([np.nan]), [0.0], [0.0], dt=0.1)
+
+
+@pytest.mark.parametrize("seed", [2, 5, 9, 10, 26])
+def test_no_frozen_slope_refutes_a_centre_that_was_found(seed):
+    """Attack: pairs against the ball, and the policy's slopes at many points, scaled by the ends of the gain margin."""
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((2, 2))
+    a -= (np.linalg.eigvals(a).real.max() + 0.2) * np.eye(2)
+    b, c = rng.standard_normal((2, 1)), np.eye(2)
+    net = rules.series(
+        rules.linear(0.6 * rng.standard_normal((5, 2)), 0.3 * rng.standard_normal(5)),
+        rules.elementwise(("tanh", "relu")[seed % 2], 5),
+        rules.linear(0.6 * rng.standard_normal((1, 5))),
+    )
+    policy = rules.total(net, rules.linear(-1.5 * np.linalg.pinv(b)))
+    report = analyze(control.ss(a, b, c, np.zeros((2, 1))), policy)
+    y = rng.standard_normal((500, 2)) * 10.0 ** rng.uniform(-2.0, 1.5, (500, 1))
+    d = rng.standard_normal((500, 2)) * 10.0 ** rng.uniform(-4.0, 1.0, (500, 1))
+    change = policy.evaluate(y + d) - policy.evaluate(y) - d @ report.ball.center.T
+    assert (
+        np.linalg.norm(change, axis=1) <= report.ball.radius * np.linalg.norm(d, axis=1) * (1.0 + 1e-6)
+    ).all()
+    if not report.certified:
+        return
+    margin = report.incremental_gain_margin
+    if margin is None:
+        margin = next(m for name, m in report.extras.items() if "neurons" in name)
+    e = 1e-5 * np.eye(2)
+    slopes = np.stack(
+        [(policy.evaluate(y + e[i]) - policy.evaluate(y - e[i])) / 2e-5 for i in range(2)], axis=-1
+    )
+    for k in (margin.lower * (1.0 + 1e-6), 1.0, min(margin.upper, 50.0) * (1.0 - 1e-6)):
+        poles = np.linalg.eigvals(a + k * b @ slopes)
+        assert poles.real.max() < 1e-6
+
+
+def test_a_ball_that_holds_everywhere_inherits_no_gain_of_a_box():
+    local = on_a_box()
+    ball, test = best_ball(control.tf([0.1], [1, 2, 1]), local)
+    assert test.verdict == "certified"
+    assert ball.region is None
+    assert ball.gain is None
+    assert local.gain < 1.0

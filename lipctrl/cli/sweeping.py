@@ -29,20 +29,26 @@ def run_sweep(
     def tell(row: dict[str, Any]) -> None:
         say(f"{row['folder'] and Path(row['folder']).name}: {row['status']}, {row['seconds']:.0f} s")
 
-    result = sweep(
-        env,
-        grid=_axes(grid) or None,
-        random=random,
-        algorithm=algorithm,
-        steps=steps,
-        out=out,
-        workers=workers,
-        address=address,
-        max_retries=retries,
-        settings=settings,
-        env_options=options,
-        on_result=tell,
-    )
+    try:
+        result = sweep(
+            env,
+            grid=_axes(grid) or None,
+            random=random,
+            algorithm=algorithm,
+            steps=steps,
+            out=out,
+            workers=workers,
+            address=address,
+            max_retries=retries,
+            settings=settings,
+            env_options=options,
+            on_result=tell,
+        )
+    except KeyboardInterrupt:
+        say(
+            f"stopped; finished runs, and checkpoints of the others, are in {out}. The same command goes on from there"
+        )
+        raise
     say(str(result))
     picture = _draw(result, out)
     say(f"written to {out / 'sweep.csv'}, {out / 'sweep.json'}" + (f", {picture}" if picture else ""))

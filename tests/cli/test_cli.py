@@ -280,6 +280,16 @@ def test_sweep_prints_a_table_and_resumes(run_cli, tmp_path):
     assert "NAME=V1,V2" in err
 
 
+def test_ctrl_c_of_a_sweep_says_how_to_go_on(run_cli, tmp_path, monkeypatch):
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lipctrl.runs.sweeps.train_one", interrupted)
+    code, said, _ = run_cli("sweep", "lipctrl/Pendulum-v0", "--workers", "0", "--out", tmp_path)
+    assert code == 130
+    assert f"in {tmp_path}. The same command goes on" in said.replace("\n", "")
+
+
 def test_the_demo_reaches_its_verdict(run_cli, tmp_path):
     code, said, _ = run_cli("demo", "--fast", "--out", tmp_path / "demo")
     assert code == 0

@@ -122,6 +122,8 @@ class _CentralPath:
         scaled = hessian * np.outer(scale, scale)
         # Two right-hand sides: the step, and its correction that keeps budgetᵀθ.
         sides = np.column_stack([-scale * gradient, scale * np.append(self.budget, 0.0)])
+        if not (np.isfinite(scaled).all() and np.isfinite(sides).all()):
+            return np.full(k + 1, np.nan), np.nan  # Beyond float64: the search ends here.
         try:
             solutions = scipy.linalg.cho_solve(scipy.linalg.cho_factor(scaled), sides)
         except np.linalg.LinAlgError:

@@ -135,6 +135,8 @@ def _terms(loop: SlopeLoop, s: _Scaled, decay: float) -> tuple[Terms, Terms]:
     return main, Terms(np.eye(n), own, half, rows, columns)
 
 
+# What overflows ends in a matrix that is not finite, of which nothing is proved.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def find_contraction(loop: SlopeLoop, decay: float, *, tight: bool = False) -> Contraction | None:
     """Return a proved contraction of the loop at rate `decay` (√α, or β in 1/s), or None where none was proved.
 
@@ -158,6 +160,8 @@ def find_contraction(loop: SlopeLoop, decay: float, *, tight: bool = False) -> C
     if scaled.owners:
         budget[pairs:] *= 0.5 / budget[pairs:].sum()
     start /= budget @ start
+    if not (np.isfinite(main.value(start)).all() and scaled.weight.min() ** 2 > 0.0):
+        return None  # Products beyond float64: undecided, too.
     found = largest_margin(
         main, positive, start, np.arange(pairs, size), scaled.weight, budget, enough=0.8 if tight else 0.3
     )

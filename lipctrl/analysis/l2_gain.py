@@ -15,6 +15,9 @@ from lipctrl.analysis.region import RegionOfAttraction
 from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop, prove_well_posed, slope_loop
 from lipctrl.positivity import NotProvedError
 
+# Entries whose squares float64 does not hold are not searched.
+LARGEST = 1e150
+
 
 def structured_gain(plant: Any, policy: Any) -> float:
     """Return a proved bound of the incremental ℓ₂ gain from r (added to the plant's input) to y, or inf.
@@ -81,6 +84,8 @@ def _proved_gain(loop: SlopeLoop) -> float:
     state, w, r = np.eye(n, size), np.eye(h, size, n), np.eye(q, size, n + h)
     v = np.hstack([m.middle() for m in (loop.c, loop.d, loop.h)])
     out = np.hstack([m.middle() for m in (loop.y, loop.z, loop.j)])
+    if not all(np.abs(m).max(initial=0.0) < LARGEST for m in (step, v, out)):
+        return math.inf
     total: Any = np.zeros((size, size))
     if p is not None and loop.is_discrete:
         total = state.T @ p @ state - step.T @ p @ step

@@ -345,6 +345,15 @@ def test_rates_and_gains_that_bound_nothing_are_not_proved():
             prove_loop(loop, *big, decay, level)
 
 
+@pytest.mark.parametrize("gain", [1e150, 1e200, 1e300])
+def test_plants_beyond_float64_are_left_undecided(gain):
+    policy = rules.series(rules.linear([[-0.5]]), rules.elementwise("tanh", 1))
+    plant = control.tf([gain], [1.0, 1.0])
+    assert structured_test(plant, policy).verdict == "inconclusive"
+    assert hull_test([plant], policy).verdict == "inconclusive"
+    assert structured_gain(plant, policy) == math.inf
+
+
 def test_coupled_channels_share_their_multiplier():
     sort = rules.series(
         rules.linear([[0.3, 0.1], [0.2, -0.1]]), rules.elementwise({"name": "groupsort", "size": 2}, 2)

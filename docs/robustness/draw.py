@@ -34,7 +34,7 @@ def draw(environment: str) -> Path:
     for ax, condition in zip(axes.ravel(), CONDITIONS, strict=True):
         found = plots.degradations(FOLDER / "measured.csv", environment, condition)
         curves = [c for c in found if (environment, c.name) not in LEFT_OUT]
-        plots.degradation_plot(curves, ax=ax, legend=False)
+        plots.degradation_plot(curves, reference="MLP", ax=ax, legend=False)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     counted = [f"{label} ({len(c.returns)} seeds)" for label, c in zip(labels, curves, strict=True)]
     figure.legend(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lipctrl.plots.style import GREY, axes_or_new, categories, legend_below, styled
+from lipctrl.plots.style import BLACK, GREY, axes_or_new, categories, legend_below, styled
 
 if TYPE_CHECKING:
     import os
@@ -98,7 +98,12 @@ def degradations(path: str | os.PathLike[str], environment: str, condition: str)
 
 @styled
 def degradation_plot(
-    curves: Sequence[Degradation], *, ax: Axes | None = None, title: str | None = None, legend: bool = True
+    curves: Sequence[Degradation],
+    *,
+    reference: str | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+    legend: bool = True,
 ) -> Axes:
     """Draw the return lost by each policy against the size of the perturbation: lower is better.
 
@@ -107,7 +112,13 @@ def degradation_plot(
     Parameters
     ----------
     curves : `Degradation`s of one condition, from `degradations` or your own measurements.
+    reference : name of the curve that the others are compared with; it is drawn in black.
     legend : False where the axes beside it has one already.
+
+    Raises
+    ------
+    ValueError
+        For no curves, curves of several conditions, or a reference that is none of them.
     """
     if not curves:
         raise ValueError("curves is empty; expected at least one Degradation")
@@ -115,9 +126,16 @@ def degradation_plot(
         raise ValueError(
             f"curves mix {sorted({c.condition for c in curves})}; draw one condition in one axes"
         )
+    names = [c.name for c in curves]
+    if reference is not None and reference not in names:
+        raise ValueError(f"reference is {reference!r}; expected one of {names}")
+    looks = categories([name for name in names if name != reference])
+    if reference is not None:
+        looks[reference] = {"color": BLACK, "linestyle": "-", "marker": "x"}
     ax = axes_or_new(ax)
     condition = curves[0].condition
-    for curve, look in zip(curves, categories([c.name for c in curves]).values(), strict=True):
+    for curve in curves:
+        look = looks[curve.name]
         ax.plot(curve.levels, curve.lost.mean(0), label=curve.name, markersize=6, **look)
         if len(curve.returns) > 1:
             ax.fill_between(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lipctrl import plots
+from lipctrl.plots.style import BLACK
 
 TABLE = """environment,policy,seed,condition,level,return
 Cart,MLP,0,nominal,0,-100
@@ -57,6 +58,16 @@ def test_the_picture_shows_means_and_the_range_of_the_seeds(table: Path) -> None
     lines = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
     np.testing.assert_array_equal(lines["MLP"], [0.0, 40.0])
     assert len(ax.collections) == 1, "one seed has no range"
+
+
+def test_the_policy_to_compare_with_is_black(table: Path) -> None:
+    curves = plots.degradations(table, "Cart", "noise")
+    colours = {
+        line.get_label(): line.get_color() for line in plots.degradation_plot(curves, reference="MLP").lines
+    }
+    assert colours["MLP"] == BLACK != colours["bounded"]
+    with pytest.raises(ValueError, match="reference is 'LQR'"):
+        plots.degradation_plot(curves, reference="LQR")
 
 
 def test_errors_say_what_there_is(table: Path) -> None:

@@ -291,7 +291,7 @@ def step_time(fast: bool) -> Rows:
         plain = nn.Sequential(
             *(m for i in range(8) for m in (nn.Linear(4 if i == 0 else 64, 64), nn.ReLU())), nn.Linear(64, 1)
         )
-        row("deel-torchlip GroupSort2 (over a plain MLP)", peer, plain, peer.vanilla_export())  # type: ignore[operator]
+        row("deel-torchlip GroupSort2 (over a plain MLP)", peer, plain, peer.vanilla_export())
     return rows
 
 

@@ -97,7 +97,7 @@ class PlainPolicy(nn.Module):
             nn.Linear(width, actions),
         )
         with torch.no_grad():
-            self.network[-1].weight.mul_(0.1)  # type: ignore[operator]
+            self.network[-1].weight.mul_(0.1)
         self.limit: Tensor
         self.register_buffer("limit", torch.as_tensor(limit, dtype=torch.float32))
 
@@ -124,7 +124,7 @@ def observation_sizes(setting: Setting) -> tuple[float, ...]:
     for _ in range(HORIZON):
         squares = squares + simulator.observation.square().mean(0)
         simulator.step(-simulator.observation @ gain.mT)
-    return tuple((squares / HORIZON).sqrt().tolist())  # type: ignore[union-attr]
+    return tuple((squares / HORIZON).sqrt().tolist())
 
 
 def physical(setting: Setting, bound: float) -> float:

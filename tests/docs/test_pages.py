@@ -65,7 +65,7 @@ def test_commands_are_known():
         if words[0] == "make":
             assert set(words[1:]) <= targets, (page, words)
         elif words[0] == "lipctrl":
-            command = group.commands[words[1]]  # type: ignore[attr-defined]
+            command = group.commands[words[1]]
             context = command.make_context(words[1], [*words[2:]], resilient_parsing=False)
             context.close()
             seen += 1

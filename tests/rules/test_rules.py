@@ -327,7 +327,7 @@ class TestExtremeLinearMaps:
 
 def test_check_says_what_it_needs():
     with pytest.raises(TypeError, match="Certificate"):
-        check({"gain": 1.0})  # type: ignore[arg-type]
+        check({"gain": 1.0})
     with pytest.raises(ValueError, match="route"):
         check(rules.identity(1), route="fast")
     unknown = Certificate("trust-me", 0.0, 1, 1)

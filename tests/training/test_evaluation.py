@@ -20,7 +20,7 @@ PENDULUM = "lipctrl/Pendulum-v0"
 def lqr_gain(env_id: str, **options: object) -> np.ndarray:
     import control
 
-    plant = gymnasium.make(f"lipctrl_envs:{env_id}", **options).unwrapped.plant  # type: ignore[attr-defined]
+    plant = gymnasium.make(f"lipctrl_envs:{env_id}", **options).unwrapped.plant
     system = plant.linearize()
     return np.asarray(control.dlqr(system.A, system.B, plant.Q, plant.R)[0])
 
@@ -106,7 +106,7 @@ def test_starts_differ_from_those_of_a_training_run_with_the_same_seed() -> None
     unseen, _ = env.reset(seed=seed)
     from lipctrl.training.seeds import split_seed
 
-    plant = env.unwrapped.plant  # type: ignore[attr-defined]
+    plant = env.unwrapped.plant
     seen = PlantSimulator(plant, 8, split_seed(0)["simulator"], dtype=torch.float64).observation
     assert not torch.isin(unseen, seen).any()
 
@@ -140,7 +140,7 @@ def test_delay_in_the_loop_equals_the_delay_of_the_plant() -> None:
 def test_every_bad_condition_costs_an_optimal_controller(conditions: dict[str, object]) -> None:
     policy = Linear(lqr_gain(PENDULUM))
     clean = evaluate(policy, PENDULUM, episodes=16)
-    assert evaluate(policy, PENDULUM, episodes=16, **conditions).mean < clean.mean  # type: ignore[arg-type]
+    assert evaluate(policy, PENDULUM, episodes=16, **conditions).mean < clean.mean
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -178,11 +178,11 @@ def test_no_attack_moves_a_certified_policy_beyond_its_gain(certified: lipctrl.L
 
 def test_attack_on_the_cost_hurts_more_than_random_noise_of_the_same_size() -> None:
     policy, short = Linear(lqr_gain(PENDULUM)), {"env_options": {"horizon": 100}}
-    clean = evaluate(policy, PENDULUM, episodes=8, **short).mean  # type: ignore[arg-type]
-    noise = evaluate(policy, PENDULUM, episodes=8, observation_noise=0.1 / np.sqrt(2.0), **short).mean  # type: ignore[arg-type]
+    clean = evaluate(policy, PENDULUM, episodes=8, **short).mean
+    noise = evaluate(policy, PENDULUM, episodes=8, observation_noise=0.1 / np.sqrt(2.0), **short).mean
     for hold in (False, True):
         attack = Attack(0.1, steps=3, objective="cost", lookahead=4, hold=hold)
-        hit = evaluate(policy, PENDULUM, episodes=8, attack=attack, **short).mean  # type: ignore[arg-type]
+        hit = evaluate(policy, PENDULUM, episodes=8, attack=attack, **short).mean
         assert hit < noise < clean
 
 
@@ -216,7 +216,7 @@ def test_errors_say_what_is_wrong(arguments: dict[str, object], message: str) ->
         "episodes": 1,
     }
     with pytest.raises(ValueError, match=message):
-        evaluate(**{**defaults, **arguments})  # type: ignore[arg-type]
+        evaluate(**{**defaults, **arguments})
 
 
 def test_attack_on_the_cost_needs_a_plant(certified: lipctrl.LipschitzPolicy) -> None:
@@ -238,7 +238,7 @@ def test_attack_on_the_cost_needs_a_plant(certified: lipctrl.LipschitzPolicy) ->
 )
 def test_attack_refuses_nonsense(arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Attack(**arguments)  # type: ignore[arg-type]
+        Attack(**arguments)
 
 
 def test_a_module_is_left_as_it_was(certified: lipctrl.LipschitzPolicy) -> None:
@@ -262,7 +262,10 @@ class Bang(nn.Module):
 
 def test_a_search_moves_an_action_whose_gradient_is_hidden() -> None:
     policy, y = Bang(), torch.full((4, 2), 0.05)
-    loss = lambda z: (policy(z.reshape(-1, 2)).reshape(*z.shape[:-1], 1) - policy(y)).square().sum(-1)  # noqa: E731
+
+    def loss(z: torch.Tensor) -> torch.Tensor:
+        return (policy(z.reshape(-1, 2)).reshape(*z.shape[:-1], 1) - policy(y)).square().sum(-1)
+
     for norm in ("l2", "linf"):
         moved = Attack(0.2, steps=0, norm=norm).perturb(loss, y, torch.Generator().manual_seed(0))
         assert (loss(moved) > 0.0).all(), norm
@@ -310,7 +313,7 @@ def test_a_wave_is_seen_by_the_policy_and_by_nothing_else() -> None:
 
 def test_a_bias_shifts_the_equilibrium_as_linear_theory_says() -> None:
     # θ̈ = a θ + b u, u = -K (θ + δ): at rest θ = -δ K b / (K b - a); a low gain near the limit a / b is hurt most.
-    system = gymnasium.make(f"lipctrl_envs:{PENDULUM}").unwrapped.linearize()  # type: ignore[attr-defined]
+    system = gymnasium.make(f"lipctrl_envs:{PENDULUM}").unwrapped.linearize()
     shift = []
     for gain in (np.array([[13.0, 3.0]]), np.array([[30.0, 4.0]])):
         K = gain
@@ -357,4 +360,4 @@ def test_the_worst_case_of_a_black_box_is_a_wave() -> None:
 )
 def test_wave_refuses_nonsense(arguments: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        Wave(**{"epsilon": 0.1, "direction": (1.0, 0.0), **arguments})  # type: ignore[arg-type]
+        Wave(**{"epsilon": 0.1, "direction": (1.0, 0.0), **arguments})

@@ -17,7 +17,7 @@ def test_streams_are_independent_of_each_other():
     assert split_seed(7, ("simulator",))["simulator"] == streams["simulator"]
     assert split_seed(8)["simulator"] != streams["simulator"]
     with pytest.raises(ValueError, match=r"seed is 1\.5"):
-        split_seed(1.5)  # type: ignore[arg-type]
+        split_seed(1.5)
 
 
 def test_the_twin_of_pendulum_is_the_same_environment(pendulum):

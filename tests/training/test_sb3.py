@@ -232,11 +232,11 @@ class _Louder(gymnasium.Wrapper):
 
 class _LouderVector(VecEnvWrapper):
     def reset(self) -> Any:
-        return 100.0 * self.venv.reset()  # type: ignore[operator]
+        return 100.0 * self.venv.reset()
 
     def step_wait(self) -> Any:
         observation, *rest = self.venv.step_wait()
-        return (100.0 * observation, *rest)  # type: ignore[operator]
+        return (100.0 * observation, *rest)
 
 
 def test_wrappers_that_nobody_knows_are_refused_unless_trusted() -> None:

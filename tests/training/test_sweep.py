@@ -64,13 +64,13 @@ def test_front_agrees_with_the_one_that_is_drawn() -> None:
     # Worse by a half, at a margin that is larger by rounding only: no part of the front.
     rows += [row(f"twin {i}", (7 * i) % 10 - 0.5, ((3 * i) % 10) * (1.0 + 1e-9)) for i in range(10)]
     result = SweepResult((*rows, row("uncertified", 99.0, None)))
-    drawn = pareto_front(result.points())  # type: ignore[arg-type]
+    drawn = pareto_front(result.points())
     assert [(p.margin, p.performance) for p in drawn] == [
         (r["margin"], r["mean_return"]) for r in result.pareto()
     ]
     assert len(drawn) > 1
     assert not any("twin" in p.name for p in drawn)
-    axes = pareto_plot(result.points())  # type: ignore[arg-type]
+    axes = pareto_plot(result.points())
     axes.figure.clear()
 
 
@@ -265,7 +265,7 @@ def test_a_third_party_environment_has_no_margin_but_a_gain(tmp_path: Path) -> N
 def test_the_extra_is_named_when_ray_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"lipctrl\[ray\]"):
-        list(run_jobs(len, {"a": {}}, workers=1))  # type: ignore[arg-type]
+        list(run_jobs(len, {"a": {}}, workers=1))
 
 
 def test_an_interrupt_is_not_a_failure() -> None:

@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import lipctrl_envs
 from lipctrl import rules
@@ -167,7 +165,7 @@ def attack(seed, activations, *, gains=False):
             found.center + rng.random((1500, 1)) ** 0.5 * (edge[rng.integers(300, size=1500)] - found.center),
         ]
     )
-    assert (np.abs(found.center) + found.extent <= box * (1.0 + 1e-6)).all()
+    assert (np.abs(found.center) + found.extent <= box * (1.0 + 1e-12)).all()
     assert oracle.worst_rise(points, rng) < 1e-12
     assert oracle.worst_pairs(rng) <= found.decay + 1e-9
     x = points
@@ -189,17 +187,14 @@ def attack(seed, activations, *, gains=False):
     return True
 
 
-@settings(max_examples=2, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_no_point_refutes_a_basin(seed):
-    attack(seed, STRAIGHT)
+def test_no_point_refutes_a_basin():
+    assert sum(attack(seed, STRAIGHT) for seed in range(24, 28)) > 2
 
 
 @pytest.mark.slow
 def test_no_point_refutes_many_basins():
     assert sum(attack(seed, STRAIGHT, gains=seed % 8 == 0) for seed in range(24)) > 6
-    for seed in range(30, 34):
-        attack(seed, ACTIVATIONS)
+    assert sum(attack(seed, ACTIVATIONS) for seed in range(30, 34)) > 0
 
 
 def two_inputs(**changes):

@@ -41,7 +41,7 @@ class PlantEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ((4,), 0.02)
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (Gymnasium's name)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (read from the class by Gymnasium, replaced by instances)
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     (torch.Size([3, 2]), torch.Size([3]))
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's name)
+    metadata: dict[str, Any] = {  # noqa: RUF012 (read from the class by Gymnasium, replaced by instances)
         "render_modes": ["rgb_array"],
         "render_fps": 50,
         "autoreset_mode": AutoresetMode.NEXT_STEP,

@@ -43,14 +43,11 @@ def run_demo(out: Path, *, fast: bool = False, seed: int = 0) -> dict[str, Any]:
     dict
         The numbers of the closing screen.
     """
-    import control
     import gymnasium
-    import torch
     from rich.console import Console
 
     import lipctrl
-    from lipctrl.runs import Schedule, StabilityGuarantee
-    from lipctrl.training import APGConfig, evaluate
+    from lipctrl.runs import StabilityGuarantee
 
     console = Console(highlight=False)
     began = time.perf_counter()
@@ -60,9 +57,7 @@ def run_demo(out: Path, *, fast: bool = False, seed: int = 0) -> dict[str, Any]:
     env: Any = gymnasium.make(ENVIRONMENT)
     plant = env.unwrapped.plant
     system = plant.linearize()
-    K, _, _ = control.dlqr(system.A, system.B, plant.Q, plant.R)
-    # The centre that is analysed must be the one that runs, and policies run in float32.
-    K = np.float64(np.float32(K))
+    K = _lqr(plant, system)
     console.print(
         "[bold]1[/] LQR of the linearised cart-pole: u = -K y, K =", np.round(K.ravel(), 3).tolist()
     )
@@ -76,32 +71,10 @@ def run_demo(out: Path, *, fast: bool = False, seed: int = 0) -> dict[str, Any]:
     )
 
     # 3. A residual policy that meets the budget for all weights, so that training cannot leave the stable class.
-    scale = np.array([0.5, 0.25, 0.5, 1.0])
-    torch.manual_seed(seed)
-    network = lipctrl.LipschitzResNet(4, 1, lipschitz=budget * scale.min(), width=32, depth=2)
-    policy = lipctrl.ResidualPolicy(K, network, observation_scale=scale, action_limits=plant.action_limit)
+    policy = _residual_policy(K, budget, plant.action_limit, seed)
 
     # 4. Train it through the differentiable plant; every checkpoint proves the bound and the guarantee.
-    # The stable loop keeps gradients bounded, so windows of two seconds are possible.
-    settings = APGConfig(
-        environments=128, horizon=100, policy_rate=1e-2, value_rate=1e-3, value_epochs=2, value_minibatches=16
-    )
-    steps = settings.environments * settings.horizon * (4 if fast else 50)
-    console.print(
-        f"[bold]3[/] Training by analytic policy gradient, {steps:,} steps, against gusts, saturation and track limit"
-    )
-    run = lipctrl.train(
-        ENVIRONMENT,
-        policy,
-        "apg",
-        steps,
-        seed,
-        "cpu",
-        run_folder,
-        config=settings,
-        schedule=Schedule(evaluate_every=2, checkpoint_every=5, validation_episodes=256),
-        guarantee=guarantee,
-    )
+    run = _trained(policy, guarantee, run_folder, fast, seed, console)
     trained_in = time.perf_counter() - began
 
     # 5. What counts is the stored file: load the certificate and prove it again from its numbers.
@@ -119,11 +92,8 @@ def run_demo(out: Path, *, fast: bool = False, seed: int = 0) -> dict[str, Any]:
     report.save(out / "report.json")
 
     # 7. Compare with LQR on the same unseen, disturbed episodes of the nonlinear plant.
-    limit = float(plant.action_limit[0])
-    before = evaluate(
-        lambda y: np.clip(-y @ K.T, -limit, limit), ENVIRONMENT, episodes=EPISODES, seed=seed + 1
-    )
-    after = evaluate(run.policy, ENVIRONMENT, episodes=EPISODES, seed=seed + 1)
+    before, after = _compared(K, run.policy, float(plant.action_limit[0]), seed + 1)
+    env.close()
 
     # 8. Pictures.
     pictures = _draw(run, out)
@@ -135,18 +105,79 @@ def run_demo(out: Path, *, fast: bool = False, seed: int = 0) -> dict[str, Any]:
         "residual_gain": certificate.radius,
         "stability_radius": guarantee.radius,
         "margins": {form: _margin(m) for form, m in margins.items()},
-        "cost_lqr": before.cost,
-        "cost_trained": after.cost,
-        "better_share": float(np.mean(after.returns > before.returns)),
-        "failures_lqr": int(before.terminated.sum()),
-        "failures_trained": int(after.terminated.sum()),
+        **_costs(before, after),
         "seconds_training": trained_in,
         "seconds": time.perf_counter() - began,
     }
     (out / "demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     _closing_screen(console, result, out, pictures, (before.standard_error, after.standard_error))
-    env.close()
     return result
+
+
+def _lqr(plant: Any, system: Any) -> np.ndarray:
+    import control
+
+    K, _, _ = control.dlqr(system.A, system.B, plant.Q, plant.R)
+    # The centre that is analysed must be the one that runs, and policies run in float32.
+    return np.asarray(K, dtype=np.float32).astype(np.float64)
+
+
+def _residual_policy(K: np.ndarray, budget: float, action_limit: np.ndarray, seed: int) -> Any:
+    """Return u = clip(-K y + φ(y)) with new weights and Lip φ ≤ budget, the observation scale counted."""
+    import torch
+
+    import lipctrl
+
+    scale = np.array([0.5, 0.25, 0.5, 1.0])
+    torch.manual_seed(seed)
+    network = lipctrl.LipschitzResNet(4, 1, lipschitz=budget * scale.min(), width=32, depth=2)
+    return lipctrl.ResidualPolicy(K, network, observation_scale=scale, action_limits=action_limit)
+
+
+def _trained(policy: Any, guarantee: Any, folder: Path, fast: bool, seed: int, console: Any) -> Any:
+    """Train the policy by analytic policy gradient, say so, and return the run."""
+    import lipctrl
+    from lipctrl.runs import Schedule
+    from lipctrl.training import APGConfig
+
+    # The stable loop keeps gradients bounded, so windows of two seconds are possible.
+    settings = APGConfig(
+        environments=128, horizon=100, policy_rate=1e-2, value_rate=1e-3, value_epochs=2, value_minibatches=16
+    )
+    steps = settings.environments * settings.horizon * (4 if fast else 50)
+    console.print(
+        f"[bold]3[/] Training by analytic policy gradient, {steps:,} steps, against gusts, saturation and track limit"
+    )
+    return lipctrl.train(
+        ENVIRONMENT,
+        policy,
+        "apg",
+        steps,
+        seed,
+        "cpu",
+        folder,
+        config=settings,
+        schedule=Schedule(evaluate_every=2, checkpoint_every=5, validation_episodes=256),
+        guarantee=guarantee,
+    )
+
+
+def _compared(K: np.ndarray, policy: Any, limit: float, seed: int) -> tuple[Any, Any]:
+    """Return the evaluations of saturated LQR and of the policy, on the same episodes."""
+    from lipctrl.training import evaluate
+
+    lqr = evaluate(lambda y: np.clip(-y @ K.T, -limit, limit), ENVIRONMENT, episodes=EPISODES, seed=seed)
+    return lqr, evaluate(policy, ENVIRONMENT, episodes=EPISODES, seed=seed)
+
+
+def _costs(lqr: Any, trained: Any) -> dict[str, float | int]:
+    return {
+        "cost_lqr": lqr.cost,
+        "cost_trained": trained.cost,
+        "better_share": float(np.mean(trained.returns > lqr.returns)),
+        "failures_lqr": int(lqr.terminated.sum()),
+        "failures_trained": int(trained.terminated.sum()),
+    }
 
 
 def _emptied(folder: Path) -> Path:

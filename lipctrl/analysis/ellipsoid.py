@@ -80,62 +80,91 @@ def largest_ellipsoid(
     linear unknown (Gomes da Silva & Tarbouriech 2005, Lemma 1).
     """
     cp = require_cvxpy()
-    unit = _UnitSlopes.of(loop)
-    n, h = loop.states, loop.channels
-    zones = np.zeros(0, dtype=int) if dead_zones is None else dead_zones
-    a, b, c = unit.a * scale / scale[:, None], unit.b / scale[:, None], unit.c * scale
-    owners = int(loop.owner.max(initial=-1)) + 1
-    gather = np.eye(owners)[loop.owner]
-    q = cp.Variable((n, n), symmetric=True)
-
-    def inverse_multipliers() -> Any:
-        return cp.diag(gather @ cp.Variable(owners, nonneg=True))
-
-    m = inverse_multipliers()
-    corner = 2.0 * m - unit.d @ m - m @ unit.d.T
-    cross = -q @ c.T
-    constraints: list[Any] = []
-    z: Any = None
-    if len(zones):
+    search = _Search(cp, loop, scale, reserve)
+    if dead_zones is not None and len(dead_zones):
         assert room is not None
-        z = cp.Variable((len(zones), n))
-        place = np.eye(h)[zones]
-        cross = cross + (place.T @ cp.multiply(room[:, None], z)).T
-        for i in range(len(zones)):
-            side = cp.reshape(z[i], (n, 1), order="F")
-            bound = cp.bmat([[q, side], [side.T, np.ones((1, 1))]])
-            constraints.append(bound >> reserve * np.eye(n + 1))
-    main = cp.bmat([[decay**2 * q, cross, q @ a.T], [cross.T, corner, m @ b.T], [a @ q, b @ m, q]])
-    constraints.append(main >> reserve * np.eye(2 * n + h))
-    used: list[Any] = []
+        search.subtract_comparisons(dead_zones, room)
+    search.require_decay(decay)
     for limit in limits:
-        row = unit.row(limit.row.middle()[0])
-        row_x, row_w = row[:n] * scale / limit.bound, row[n:] / limit.bound
-        if not np.abs(row_w).max(initial=0.0) > 0.0:
-            constraints.append(row_x @ q @ row_x <= 1.0 - reserve)
-            used.append(None)
-            continue
-        m_row = inverse_multipliers()
-        block = 2.0 * m_row - unit.d @ m_row - m_row @ unit.d.T
-        right = cp.reshape(q @ row_x, (n, 1), order="F")
-        below = cp.reshape(m_row @ row_w, (h, 1), order="F")
-        matrix = cp.bmat([[q, cross, right], [cross.T, block, below], [right.T, below.T, np.ones((1, 1))]])
-        constraints.append(matrix >> reserve * np.eye(n + h + 1))
-        used.append(m_row)
-    problem = cp.Problem(cp.Maximize(cp.log_det(q)), constraints)
-    if not solved(problem) or q.value is None:
+        search.require_limit(limit)
+    if not solved(cp.Problem(cp.Maximize(cp.log_det(search.q)), search.constraints)):
         return None
+    return search.found()
 
-    def multipliers(value: np.ndarray) -> np.ndarray:
-        found = 1.0 / np.maximum(np.diag(value), 1e-12) / unit.width**2
-        return np.array([found[loop.owner == k].min() for k in range(owners)])[loop.owner]
 
-    inverse = np.linalg.inv(q.value)
-    gain = np.zeros((0, n)) if z is None or room is None else room[:, None] * (z.value @ inverse) / scale
-    inverse = inverse / np.outer(scale, scale)
-    rows = [np.zeros(h) if m_row is None else multipliers(m_row.value) for m_row in used]
-    own = multipliers(m.value) if h else np.zeros(0)
-    return Found((inverse + inverse.T) / 2.0, own, rows, gain)
+class _Search:
+    """The convex problem: unknowns Q, M and Z, and the matrix inequalities so far."""
+
+    def __init__(self, cp: Any, loop: SlopeLoop, scale: np.ndarray, reserve: float) -> None:
+        self.cp, self.loop, self.scale, self.reserve = cp, loop, scale, reserve
+        self.unit = unit = _UnitSlopes.of(loop)
+        self.a, self.b = unit.a * scale / scale[:, None], unit.b / scale[:, None]
+        self.owners = int(loop.owner.max(initial=-1)) + 1
+        self.q = cp.Variable((loop.states, loop.states), symmetric=True)
+        self.m, self.corner = self._slopes()
+        self.cross = -self.q @ (unit.c * scale).T
+        self.z: Any = None
+        self.room = np.zeros(0)
+        self.constraints: list[Any] = []
+        self.of_limits: list[Any] = []
+
+    def _slopes(self) -> tuple[Any, Any]:
+        """Return new inverse multipliers M, one an owner of channels, and what they add to an inequality."""
+        gather = np.eye(self.owners)[self.loop.owner]
+        m = self.cp.diag(gather @ self.cp.Variable(self.owners, nonneg=True))
+        return m, 2.0 * m - self.unit.d @ m - m @ self.unit.d.T
+
+    def _require_positive(self, rows: list[list[Any]], size: int) -> None:
+        self.constraints.append(self.cp.bmat(rows) >> self.reserve * np.eye(size))
+
+    def subtract_comparisons(self, zones: np.ndarray, room: np.ndarray) -> None:
+        cp, n = self.cp, self.loop.states
+        self.z, self.room = cp.Variable((len(zones), n)), room
+        place = np.eye(self.loop.channels)[zones]
+        self.cross = self.cross + (place.T @ cp.multiply(room[:, None], self.z)).T
+        for i in range(len(zones)):
+            side = cp.reshape(self.z[i], (n, 1), order="F")
+            self._require_positive([[self.q, side], [side.T, np.ones((1, 1))]], n + 1)
+
+    def require_decay(self, decay: float) -> None:
+        a, b, q, m, cross = self.a, self.b, self.q, self.m, self.cross
+        self._require_positive(
+            [[decay**2 * q, cross, q @ a.T], [cross.T, self.corner, m @ b.T], [a @ q, b @ m, q]],
+            2 * self.loop.states + self.loop.channels,
+        )
+
+    def require_limit(self, limit: Limit) -> None:
+        cp, n, h, q, cross = self.cp, self.loop.states, self.loop.channels, self.q, self.cross
+        row = self.unit.row(limit.row.middle()[0])
+        row_x, row_w = row[:n] * self.scale / limit.bound, row[n:] / limit.bound
+        if not np.abs(row_w).max(initial=0.0) > 0.0:
+            self.constraints.append(row_x @ q @ row_x <= 1.0 - self.reserve)
+            self.of_limits.append(None)
+            return
+        m, corner = self._slopes()
+        right = cp.reshape(q @ row_x, (n, 1), order="F")
+        below = cp.reshape(m @ row_w, (h, 1), order="F")
+        self._require_positive(
+            [[q, cross, right], [cross.T, corner, below], [right.T, below.T, np.ones((1, 1))]], n + h + 1
+        )
+        self.of_limits.append(m)
+
+    def found(self) -> Found | None:
+        """Return the solution in the coordinates of the loop."""
+        if self.q.value is None:
+            return None
+        n, h, scale = self.loop.states, self.loop.channels, self.scale
+        inverse = np.linalg.inv(self.q.value)
+        gain = np.zeros((0, n)) if self.z is None else self.room[:, None] * (self.z.value @ inverse) / scale
+        inverse = inverse / np.outer(scale, scale)
+        rows = [np.zeros(h) if m is None else self._multipliers(m.value) for m in self.of_limits]
+        own = self._multipliers(self.m.value) if h else np.zeros(0)
+        return Found((inverse + inverse.T) / 2.0, own, rows, gain)
+
+    def _multipliers(self, value: np.ndarray) -> np.ndarray:
+        found = 1.0 / np.maximum(np.diag(value), 1e-12) / self.unit.width**2
+        owner = self.loop.owner
+        return np.array([found[owner == k].min() for k in range(self.owners)])[owner]
 
 
 def prove_limit(loop: SlopeLoop, limit: Limit, p: np.ndarray, multipliers: np.ndarray) -> None:

@@ -230,42 +230,62 @@ def best_gain(
         raise ValueError(f"max_gain is {max_gain}; expected a positive number, or None")
     if type(evaluations) is not int or evaluations < 1:
         raise ValueError(f"evaluations is {evaluations!r}; expected a whole number of at least 1")
-    if start is None and system.outputs != system.states and max_lipschitz(system, _no_gain(system)) > 0.0:
-        # Not all states are measured, but the plant is stable by itself: no gain at all is a start.
-        start = _no_gain(system)
-    if start is None:
-        _state_feedback(system)
-        unit = _lqr(system, np.eye(system.states), np.eye(system.inputs))
-        limit = 10.0 * float(np.linalg.norm(unit, 2)) if max_gain is None else max_gain
-        small = [c for c in trade_off(system).choices if np.linalg.norm(c.gain, 2) <= limit]
-        if not small:
-            raise ValueError(
-                f"no LQR gain is below max_gain = {limit:.6g}; expected a larger limit, or start=K"
-            )
-        begin = max(small, key=lambda c: c.lipschitz)
-    else:
-        k = real_gain(start)
-        if not np.isfinite(k).all():
-            raise ValueError("start has NaN or infinite entries; expected finite gains")
-        budget = max_lipschitz(system, k)
-        known = float(np.linalg.norm(k, 2))
-        limit = 10.0 * (known or budget) if max_gain is None else max_gain
-        if known > limit:
-            raise ValueError(
-                f"the starting gain has ‖K‖ = {known:.6g}, beyond max_gain = {limit:.6g}; expected a smaller start or "
-                "a larger limit"
-            )
-        method = "the given gain" if k.any() else "no gain"
-        begin = GainChoice(k, budget, math.nan, method)
+    begin, limit = _beginning(system, start, max_gain)
     if begin.lipschitz <= 0.0:
         raise ValueError(
             "the starting gain does not provably stabilise the plant; expected start=K that does"
         )
+    identity = np.eye(system.states), np.eye(system.inputs)
     if math.isinf(begin.lipschitz):
-        cost = _cost(system, begin.gain, np.eye(system.states), np.eye(system.inputs))
-        return GainChoice(
-            begin.gain, math.inf, cost, begin.method, math.inf, limit
-        )  # Nothing reaches the output.
+        # Nothing reaches the output.
+        cost = _cost(system, begin.gain, *identity)
+        return GainChoice(begin.gain, math.inf, cost, begin.method, math.inf, limit)
+    gain, budget = _searched(system, begin, limit, evaluations)
+    optimum = hinf_optimum(system)
+    # A proved budget refutes a computed optimum below it: the routine has failed.
+    bound = optimum if optimum >= budget * (1.0 - 1e-3) else math.inf
+    cost = _cost(system, gain, *identity)
+    return GainChoice(gain, budget, cost, f"search from {begin.method}", bound, limit)
+
+
+def _beginning(system: Realization, start: Any, max_gain: float | None) -> tuple[GainChoice, float]:
+    """Return the choice from which a search begins, and the largest ‖K‖ that it may use."""
+    if start is not None:
+        return _given(system, real_gain(start), max_gain)
+    if system.outputs != system.states and max_lipschitz(system, _no_gain(system)) > 0.0:
+        # Not all states are measured, but the plant is stable by itself: no gain at all is a start.
+        return _given(system, _no_gain(system), max_gain)
+    return _best_lqr(system, max_gain)
+
+
+def _best_lqr(system: Realization, max_gain: float | None) -> tuple[GainChoice, float]:
+    _state_feedback(system)
+    unit = _lqr(system, np.eye(system.states), np.eye(system.inputs))
+    limit = 10.0 * float(np.linalg.norm(unit, 2)) if max_gain is None else max_gain
+    small = [c for c in trade_off(system).choices if np.linalg.norm(c.gain, 2) <= limit]
+    if not small:
+        raise ValueError(f"no LQR gain is below max_gain = {limit:.6g}; expected a larger limit, or start=K")
+    return max(small, key=lambda c: c.lipschitz), limit
+
+
+def _given(system: Realization, gain: np.ndarray, max_gain: float | None) -> tuple[GainChoice, float]:
+    if not np.isfinite(gain).all():
+        raise ValueError("start has NaN or infinite entries; expected finite gains")
+    budget = max_lipschitz(system, gain)
+    known = float(np.linalg.norm(gain, 2))
+    limit = 10.0 * (known or budget) if max_gain is None else max_gain
+    if known > limit:
+        raise ValueError(
+            f"the starting gain has ‖K‖ = {known:.6g}, beyond max_gain = {limit:.6g}; expected a smaller start or "
+            "a larger limit"
+        )
+    return GainChoice(gain, budget, math.nan, "the given gain" if gain.any() else "no gain"), limit
+
+
+def _searched(
+    system: Realization, begin: GainChoice, limit: float, evaluations: int
+) -> tuple[np.ndarray, float]:
+    """Return a gain of no smaller budget than where it began, and that budget, by Nelder and Mead."""
     shape = begin.gain.shape
     # The search moves every entry on its own scale; from zero, on that of the budget it starts with.
     largest = float(np.abs(begin.gain).max()) or min(begin.lipschitz, limit)
@@ -284,14 +304,7 @@ def best_gain(
     )  # fmt: skip
     gain = (result.x * size).reshape(shape)
     budget = max_lipschitz(system, gain)
-    if budget < begin.lipschitz:
-        gain, budget = begin.gain, begin.lipschitz
-    identity = np.eye(system.states), np.eye(system.inputs)
-    cost = _cost(system, gain, *identity)
-    optimum = hinf_optimum(system)
-    # A proved budget refutes a computed optimum below it: the routine has failed.
-    bound = optimum if optimum >= budget * (1.0 - 1e-3) else math.inf
-    return GainChoice(gain, budget, cost, f"search from {begin.method}", bound, limit)
+    return (gain, budget) if budget >= begin.lipschitz else (begin.gain, begin.lipschitz)
 
 
 def hinf_optimum(plant: Any) -> float:
@@ -300,6 +313,13 @@ def hinf_optimum(plant: Any) -> float:
     γ* is the H∞-optimal norm of T = P(I - K₀P)⁻¹ over dynamic K₀, by slycot's sb10ad; inf where slycot is absent, the
     plant is in discrete time, or the routine fails. The measurement noise and the control are weighted by 1e-6 to make
     the problem regular, so that the value is high by about that much.
+
+    Examples
+    --------
+    >>> import control, math
+    >>> bound = hinf_optimum(control.tf([1], [1, -1]))
+    >>> math.isinf(bound) or bound > best_gain(control.tf([1], [1, -1]), max_gain=3.0).lipschitz
+    True
     """
     system = as_realization(plant)
     if system.is_discrete or system.D.any():

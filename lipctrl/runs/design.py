@@ -44,6 +44,14 @@ def output_gain(plant: Any) -> np.ndarray:
     ------
     ValueError
         When the linearised observation does not determine the state, or neither gain survives the delay.
+
+    Examples
+    --------
+    >>> from lipctrl_envs import Pendulum
+    >>> plant = Pendulum()
+    >>> K, system = output_gain(plant), plant.linearize()
+    >>> bool(abs(np.linalg.eigvals(system.A - system.B @ K)).max() < 1.0)
+    True
     """
     if getattr(plant, "delay", 0):
         return _delayed_gain(plant)
@@ -114,44 +122,19 @@ def design_policy(
     ------
     ValueError
         When a residual is asked for and no stabilising gain exists, or the budget reaches the stability radius.
+
+    Examples
+    --------
+    >>> design = design_policy(find_task("lipctrl/Pendulum-v0"), width=8)
+    >>> design.policy.certificate().radius < design.guarantee.radius
+    True
     """
-    if kind not in ("auto", "residual", "plain"):
-        raise ValueError(f"policy is {kind!r}; expected auto, residual or plain")
-    if isinstance(lipschitz, str) and lipschitz != "auto":
-        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive number or 'auto'")
-    if not isinstance(lipschitz, str) and not (np.isfinite(lipschitz) and lipschitz > 0.0):
-        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number or 'auto'")
+    _check_request(task, kind, lipschitz)
     plant: Any = task.plant
-    if kind == "residual" and task.plant is None:
-        raise ValueError(
-            f"{task.env_id} has no linearisation here, so no residual policy can be designed; use a plain one"
-        )
-    residual = kind == "residual" or (kind == "auto" and task.plant is not None and observes_linearly(plant))
+    residual = kind == "residual" or (kind == "auto" and plant is not None and observes_linearly(plant))
     streams = split_seed(seed)
     scale = _observation_scale(task, streams["simulator"])
-    reasons: list[str] = []
-    guarantee = None
-    if residual:
-        gain = output_gain(plant)
-        guarantee = StabilityGuarantee.of(plant.linearize(), gain)
-        budget = RADIUS_SHARE * guarantee.radius if lipschitz == "auto" else float(lipschitz)
-        if not budget < guarantee.radius:
-            raise ValueError(
-                f"lipschitz is {budget:g}, not below the stability radius {guarantee.radius:.6g} of {task.env_id} with "
-                "its LQR gain; no stability could be certified. Give less, or 'auto'"
-            )
-        reasons.append(
-            f"residual policy u = -K y + φ(y), Lip φ ≤ {budget:.6g} < {guarantee.radius:.6g}, "
-            "the stability radius of the linearised plant with its LQR gain K"
-        )
-        bound = budget * float(scale.min())
-    else:
-        limit = task.action_limit[np.isfinite(task.action_limit)]
-        free = FREE_SHARE * float(limit.max(initial=0.0) or 1.0)
-        bound = free if lipschitz == "auto" else float(lipschitz) * float(scale.min())
-        reasons.append(
-            f"plain policy u = φ(y), Lip φ ≤ {bound / scale.min():.6g} (observation scale counted)"
-        )
+    guarantee, bound, reason = (_around_lqr if residual else _free)(task, lipschitz, float(scale.min()))
     # torch draws initial weights from its global generator: seeded inside, restored outside.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams["network"])
@@ -169,12 +152,49 @@ def design_policy(
     with torch.no_grad():
         network.bias.add_(torch.as_tensor(task.action_center, dtype=network.bias.dtype))
     limits = task.action_box if np.isfinite(task.action_limit).all() else None
-    if residual:
-        policy = ResidualPolicy(gain, network, observation_scale=scale, action_limits=limits)
-        return Design(policy, guarantee, tuple(reasons))
-    return Design(
-        LipschitzPolicy(network, observation_scale=scale, action_limits=limits), None, tuple(reasons)
+    if guarantee is None:
+        policy = LipschitzPolicy(network, observation_scale=scale, action_limits=limits)
+    else:
+        policy = ResidualPolicy(guarantee.gain, network, observation_scale=scale, action_limits=limits)
+    return Design(policy, guarantee, (reason,))
+
+
+def _check_request(task: Task, kind: str, lipschitz: float | str) -> None:
+    if kind not in ("auto", "residual", "plain"):
+        raise ValueError(f"policy is {kind!r}; expected auto, residual or plain")
+    if isinstance(lipschitz, str) and lipschitz != "auto":
+        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive number or 'auto'")
+    if not isinstance(lipschitz, str) and not (np.isfinite(lipschitz) and lipschitz > 0.0):
+        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number or 'auto'")
+    if kind == "residual" and task.plant is None:
+        raise ValueError(
+            f"{task.env_id} has no linearisation here, so no residual policy can be designed; use a plain one"
+        )
+
+
+def _around_lqr(task: Task, lipschitz: float | str, scale: float) -> tuple[StabilityGuarantee, float, str]:
+    """Return what proves the loop of a residual about LQR, the bound of its network, and why."""
+    plant: Any = task.plant
+    guarantee = StabilityGuarantee.of(plant.linearize(), output_gain(plant))
+    budget = RADIUS_SHARE * guarantee.radius if lipschitz == "auto" else float(lipschitz)
+    if not budget < guarantee.radius:
+        raise ValueError(
+            f"lipschitz is {budget:g}, not below the stability radius {guarantee.radius:.6g} of {task.env_id} with "
+            "its LQR gain; no stability could be certified. Give less, or 'auto'"
+        )
+    reason = (
+        f"residual policy u = -K y + φ(y), Lip φ ≤ {budget:.6g} < {guarantee.radius:.6g}, "
+        "the stability radius of the linearised plant with its LQR gain K"
     )
+    return guarantee, budget * scale, reason
+
+
+def _free(task: Task, lipschitz: float | str, scale: float) -> tuple[None, float, str]:
+    """Return no guarantee, the bound of the network of a plain policy, and why."""
+    limit = task.action_limit[np.isfinite(task.action_limit)]
+    free = FREE_SHARE * float(limit.max(initial=0.0) or 1.0)
+    bound = free if lipschitz == "auto" else float(lipschitz) * scale
+    return None, bound, f"plain policy u = φ(y), Lip φ ≤ {bound / scale:.6g} (observation scale counted)"
 
 
 def build_policy(

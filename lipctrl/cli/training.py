@@ -81,8 +81,13 @@ def run_training(
             env_options=options,
             guarantee=None if resume or made is None else made.guarantee,
         )
-    except KeyboardInterrupt:
-        say(f"stopped; everything up to here is saved in {path}. Continue with --resume --out {path}")
+    except KeyboardInterrupt as stop:
+        # Without a word nothing has been saved so far.
+        say(
+            f"stopped; {stop}. Continue with --resume --out {path}"
+            if stop.args
+            else "stopped before the first save"
+        )
         raise
     say(str(run))
     say(f"next: lipctrl analyze {run.path}")

@@ -143,12 +143,20 @@ class RunWriter:
         return self.path / "checkpoint.previous.safetensors"
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Start a folder with its config; refuses one that already holds a run."""
-        if (self.path / "config.json").exists():
+        """Start a folder with its config; refuses one that already holds a run.
+
+        A folder whose training was killed before its first checkpoint holds none yet, and is started again.
+        """
+        if (self.path / "config.json").exists() and not self._is_unborn():
             raise RunError(
                 f"{self.path} already holds a run; continue it with resume (--resume), or choose another folder"
             )
         write_json(self.path / "config.json", config)
+
+    def _is_unborn(self) -> bool:
+        """Whether nothing was trained here: the first checkpoint comes before the first row of metrics."""
+        traces = (self.checkpoint_path, self.previous_path, self.path / "metrics.csv")
+        return not any(path.exists() for path in traces)
 
     def save_checkpoint(self, state: dict[str, Any], iteration: int) -> None:
         """Replace the checkpoint, keeping the one before it."""
@@ -174,6 +182,8 @@ class RunWriter:
         return unflatten(tensors, document["state"])
 
     def _what_is_left(self) -> str:
+        if self._is_unborn():
+            return "The training was stopped before its first checkpoint; start it again without resume (--resume)"
         try:
             _, document = read_tensors(self.previous_path, "checkpoint")
         except RunError:

@@ -23,6 +23,7 @@ from lipctrl.runs.folder import Run, RunWriter, load_run
 from lipctrl.runs.guarantee import StabilityGuarantee
 from lipctrl.runs.progress import Progress
 from lipctrl.training import Algorithm, Task, TrainingDivergedError, evaluate
+from lipctrl.training.environments import EnvironmentFailedError
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class Session:
         self.guarantee, self.callbacks = guarantee, callbacks
         self.total = math.ceil(steps / learner.steps_per_iteration)
         self.iteration = 0
+        # The iteration of the last checkpoint, None before the first.
+        self.saved: int | None = None
         self.seconds = 0.0
         self.best_return = -math.inf
         self.best_weights = self._weights()
@@ -127,34 +130,44 @@ class Session:
         return self.iteration * self.learner.steps_per_iteration
 
     def run(self, progress: bool | None) -> Run:
-        writer, schedule = self.writer, self.schedule
-        with (
-            Progress(self.total * self.learner.steps_per_iteration, progress) as bar,
-            _interruptible() as stop,
-        ):
+        with Progress(self.total * self.learner.steps_per_iteration, progress) as bar:
             try:
-                if self.iteration == 0:
-                    self._checkpoint({})
-                    bar.saved(0)
-                bar.know(self._bound())
-                while self.iteration < self.total and not self.stopped:
-                    row = self._iterate()
-                    due = self.iteration % schedule.checkpoint_every == 0 or self.iteration == self.total
-                    if due or self.stopped or stop():
-                        row.update(self._prove(row))
-                    writer.log(row)
-                    bar.update(row)
-                    if due or self.stopped or stop():
-                        self._checkpoint(row)
-                        bar.saved(self.iteration)
-                    if stop():
-                        raise KeyboardInterrupt
+                with _interruptible() as stop:
+                    self._train(bar, stop)
             except TrainingDivergedError as error:
-                raise TrainingDivergedError(self._explain(error)) from error
+                advice = ". If it is not the environment that gave the number, lower the learning rate"
+                raise TrainingDivergedError(self._explain(error) + advice) from error
+            except EnvironmentFailedError as error:
+                raise EnvironmentFailedError(self._explain(error)) from error
+            except KeyboardInterrupt as error:
+                saved = () if self.saved is None else (f"saved up to iteration {self.saved} of {self.total}",)
+                raise KeyboardInterrupt(*saved) from error
             finally:
-                writer.close()
+                self.writer.close()
+            # Everything is saved, so that a Ctrl-C from here on need not wait.
             bar.note("evaluating unseen episodes")
             return self._finish()
+
+    def _train(self, bar: Progress, stop: Callable[[], bool]) -> None:
+        """Iterate until the steps are used up or a reason to stop comes; KeyboardInterrupt after a Ctrl-C was saved."""
+        if self.iteration == 0:
+            self._checkpoint({})
+            bar.saved(0)
+        bar.know(self._bound())
+        while self.iteration < self.total and not self.stopped:
+            row = self._iterate()
+            due = self.iteration % self.schedule.checkpoint_every == 0 or self.iteration == self.total
+            # Asked once: what was not proved is not saved, and a later Ctrl-C waits for the next iteration.
+            save = due or self.stopped or stop()
+            if save:
+                row.update(self._prove(row))
+            self.writer.log(row)
+            bar.update(row)
+            if save:
+                self._checkpoint(row)
+                bar.saved(self.iteration)
+                if stop():
+                    raise KeyboardInterrupt
 
     def _iterate(self) -> dict[str, float | int | None]:
         start = time.perf_counter()
@@ -234,6 +247,7 @@ class Session:
         }
         self._save_best()
         self.writer.save_checkpoint(state, self.iteration)
+        self.saved = self.iteration
 
     def _save_best(self) -> None:
         """Write the best weights and their certificate; without a validation so far these are the present ones."""
@@ -249,30 +263,34 @@ class Session:
         state = self.writer.load_checkpoint()
         self.learner.load_state(state["learner"])
         device = self.learner.simulator.device
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
+        self.iteration = self.saved = state["iteration"]
+        self.seconds = state["seconds"]
         self.best_return, self.stale, self.stopped = state["best_return"], state["stale"], state["stopped"]
         self.best_weights = {k: v.to(device) for k, v in state["best_weights"].items()}
         self.writer.forget_after(self.iteration)
         self.writer.clear_leftovers()
 
-    def _explain(self, error: TrainingDivergedError) -> str:
-        kept = self.iteration - self.iteration % self.schedule.checkpoint_every
+    def _explain(self, error: Exception) -> str:
         return (
             f"{error} in iteration {self.iteration + 1}; training has stopped. {self.writer.path} keeps the last good "
-            f"state, of iteration {kept}, with its weights and certificate. If it is not the environment that "
-            "gave the number, lower the learning rate"
+            f"state, of iteration {self.saved}, with its weights and certificate"
         )
 
     def _finish(self) -> Run:
         policy: Any = self.learner.policy
         policy.load_state_dict(self.best_weights)
         self._save_best()
-        result = evaluate(
-            policy,
-            self.task,
-            episodes=self.schedule.evaluation_episodes,
-            seed=self.streams["evaluation"],
-            device=self.learner.simulator.device,
-        )
+        episodes, seed = self.schedule.evaluation_episodes, self.streams["evaluation"]
+        try:
+            result = evaluate(
+                policy, self.task, episodes=episodes, seed=seed, device=self.learner.simulator.device
+            )
+        except EnvironmentFailedError as error:
+            raise EnvironmentFailedError(
+                f"{error} in the evaluation; the training itself has ended and is in {self.writer.path}. Resume "
+                "evaluates again"
+            ) from error
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("the training has ended, and its evaluation has not") from error
         write_json(self.writer.path / "evaluation.json", result.to_dict())
         return load_run(self.writer.path)

@@ -6,7 +6,7 @@
 from lipctrl.training.algorithm import Algorithm, TrainingDivergedError
 from lipctrl.training.apg import APG, APGConfig
 from lipctrl.training.attack import Attack, Wave
-from lipctrl.training.environments import Task, find_task
+from lipctrl.training.environments import EnvironmentFailedError, Task, find_task
 from lipctrl.training.evaluation import Evaluation, Perturbation, evaluate
 from lipctrl.training.experts import default_expert, lqr_expert, lqr_gain, swing_up_expert
 from lipctrl.training.imitation import Imitation, ImitationConfig
@@ -26,6 +26,7 @@ __all__ = [
     "APGConfig",
     "Algorithm",
     "Attack",
+    "EnvironmentFailedError",
     "Evaluation",
     "GymSimulator",
     "Imitation",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,23 @@ if TYPE_CHECKING:
 
 # Gymnasium environments with a step-by-step torch copy: training runs on the copy, evaluation on the original.
 TWINS = {"Pendulum-v1": "lipctrl_envs:lipctrl/GymPendulum-v1"}
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment that is not ours raised an exception, or gave what its spaces do not promise."""
+
+
+@contextmanager
+def blamed(env_id: str, doing: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn an exception out of somebody else's environment, `but` for those, into one that says whose it is."""
+    try:
+        yield
+    except (EnvironmentFailedError, *but):
+        raise
+    except Exception as error:  # whatever it is, it is raised again, with the environment's name
+        raise EnvironmentFailedError(
+            f"the environment {env_id} failed in {doing}: {type(error).__name__}: {error}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,8 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
     ------
     ValueError
         When Gymnasium does not know the name, refuses an option, or the spaces are not boxes of vectors.
+    EnvironmentFailedError
+        When the constructor of the environment raises anything else.
 
     Examples
     --------
@@ -72,8 +92,11 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
     import gymnasium
 
     env_id, options = qualified(env_id), dict(options or {})
+    # An environment says with a ValueError that an option is out of range.
+    known = (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError)
     try:
-        env = gymnasium.make(env_id, **options)
+        with blamed(env_id, "its constructor", but=known):
+            env = gymnasium.make(env_id, **options)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise ValueError(
             f"no environment {env_id!r}: {str(error).rstrip('.')}. Expected a Gymnasium name such as 'Pendulum-v1' or "
@@ -88,8 +111,8 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         module = env_id.rpartition(":")[0]
         env_id = f"{module}:{env.spec.id}" if module else qualified(env.spec.id)
     try:
-        observations = _box(env_id, "observation", env.observation_space)
-        actions = _box(env_id, "action", env.action_space)
+        observations = vector_box(env_id, "observation", env.observation_space)
+        actions = action_box(env_id, env.action_space)
         limit, center = _half_width(actions)
         plant = getattr(env.unwrapped, "plant", None)
         twin = None
@@ -113,15 +136,35 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         env.close()
 
 
-def _box(env_id: str, name: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
+_HINTS = {
+    "observation": "gymnasium.wrappers.FlattenObservation makes one of a dictionary or of a matrix",
+    "action": "For balancing with a continuous force there is 'lipctrl/CartPole-v0'",
+}
+
+
+def vector_box(env_id: str, name: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
+    """Return the space as a box of a vector; ValueError for any other."""
     from gymnasium.spaces import Box
 
-    if not isinstance(space, Box) or len(space.shape) != 1:
+    if not isinstance(space, Box) or len(space.shape) != 1 or space.shape[0] == 0:
         raise ValueError(
-            f"{env_id} has the {name} space {space}; a Lipschitz controller needs a Box of shape (n,). "
-            "For balancing with a continuous force there is 'lipctrl/CartPole-v0'"
+            f"{env_id} has the {name} space {space}; a Lipschitz controller needs a Box of shape (n,), n ≥ 1. "
+            f"{_HINTS[name]}"
         )
     return space
+
+
+def action_box(env_id: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
+    """Return the action space as a box that a gain can speak about; ValueError for whole numbers and fixed entries."""
+    actions = vector_box(env_id, "action", space)
+    if not np.issubdtype(actions.dtype, np.floating):
+        raise ValueError(
+            f"{env_id} takes actions of type {actions.dtype}; rounding to whole numbers has no Lipschitz bound. "
+            "Expected an action space of floats"
+        )
+    if not (actions.low < actions.high).all():
+        raise ValueError(f"{env_id} has the action space {actions}; expected low < high in every entry")
+    return actions
 
 
 def _half_width(space: gymnasium.spaces.Box) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lipctrl.certificate import Certificate
 from lipctrl.nn.module import CertifiedModule
 from lipctrl.training.attack import Attack, Loss, Wave
-from lipctrl.training.environments import Task, qualified
+from lipctrl.training.environments import Task, action_box, blamed, qualified, vector_box
 from lipctrl.training.seeds import split_seed
 
 Controller = Callable[[Tensor], Tensor]
@@ -214,7 +214,7 @@ def evaluate(
             here = perturbation
             if isinstance(attack, Wave):
                 here = dataclasses.replace(perturbation, attack=attack.episodes(done, done + env.num_envs))
-            loop = _Loop(env, controller, here, generator, device)
+            loop = _Loop(env_id, env, controller, here, generator, device)
             parts.append(loop.run(seeds[0] if batched else seeds, max_steps))
         finally:
             env.close()
@@ -230,7 +230,8 @@ def describe(env_id: str | Task, env_options: Mapping[str, Any] | None = None) -
         env_id, options = env_id.env_id, {**env_id.options, **options}
     env = _make(env_id, 1, options, torch.device("cpu"), True)
     try:
-        return _box("observation", env.single_observation_space).shape[0], hasattr(env.unwrapped, "plant")
+        seen = vector_box(str(env_id), "observation", env.single_observation_space)
+        return seen.shape[0], hasattr(env.unwrapped, "plant")
     finally:
         env.close()
 
@@ -271,29 +272,22 @@ def _controller(policy: Any, device: torch.device) -> Controller:
     return act
 
 
-def _box(what: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-        raise ValueError(
-            f"the {what} space is {space}; expected a Box of one dimension (wrap the environment to flatten it)"
-        )
-    return space
-
-
 class _Loop:
     """One batch of environments with a controller and what stands between them."""
 
     def __init__(
         self,
+        name: str,
         env: gymnasium.vector.VectorEnv,
         controller: Controller,
         perturbation: Perturbation,
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
-        self.env, self.controller, self.perturbation = env, controller, perturbation
+        self.name, self.env, self.controller, self.perturbation = name, env, controller, perturbation
         self.generator, self.device = generator, device
-        observations = _box("observation", env.single_observation_space)
-        actions = _box("action", env.single_action_space)
+        observations = vector_box(name, "observation", env.single_observation_space)
+        actions = action_box(name, env.single_action_space)
         tensors = (
             [*controller.parameters(), *controller.buffers()] if isinstance(controller, nn.Module) else []
         )
@@ -326,7 +320,8 @@ class _Loop:
     def run(self, seed: int | list[int], max_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (returns, lengths, terminated) of one episode in each environment."""
         env: Any = self.env
-        observation, _ = env.reset(seed=seed)
+        with blamed(self.name, "reset"):
+            observation, _ = env.reset(seed=seed)
         n = env.num_envs
         total = torch.zeros(n, dtype=torch.float64, device=self.device)
         length = torch.zeros(n, dtype=torch.int64, device=self.device)
@@ -341,7 +336,8 @@ class _Loop:
                 action = (action + self._gaussian(self.disturbance, n)).clamp(self.lower, self.upper)
             batched = isinstance(observation, Tensor)
             sent = action if batched else action.cpu().numpy().astype(env.action_space.dtype)
-            observation, reward, terminated, truncated, _ = env.step(sent)
+            with blamed(self.name, "step"):
+                observation, reward, terminated, truncated, _ = env.step(sent)
             total += torch.where(alive, torch.as_tensor(reward).to(total), 0.0)
             length += alive
             ended = torch.as_tensor(terminated).to(self.device)

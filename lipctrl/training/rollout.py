@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipctrl.training.environments import Task
+from lipctrl.training.environments import EnvironmentFailedError, Task, blamed
 
 
 class Step(NamedTuple):
@@ -185,13 +185,15 @@ class GymSimulator(Simulator):
         import gymnasium
 
         super().__init__(count, torch.device(device), dtype)
-        self.envs = gymnasium.make_vec(
-            task.env_id,
-            num_envs=count,
-            vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
-            **task.options,
-        )
+        self._name = task.env_id
+        with blamed(self._name, "its constructor"):
+            self.envs = gymnasium.make_vec(
+                task.env_id,
+                num_envs=count,
+                vectorization_mode="sync",
+                vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
+                **task.options,
+            )
         box = self.envs.single_action_space
         if not isinstance(box, gymnasium.spaces.Box):
             raise ValueError(f"{task.env_id} has the action space {box}; expected a Box")
@@ -201,7 +203,8 @@ class GymSimulator(Simulator):
 
     def _restart(self) -> None:
         words = np.random.SeedSequence([self._seed, self._restarts]).generate_state(self.count)
-        seen, _ = self.envs.reset(seed=[int(w) for w in words])  # pyright: ignore[reportArgumentType] (the stub knows one seed)
+        with blamed(self._name, "reset"):
+            seen, _ = self.envs.reset(seed=[int(w) for w in words])  # pyright: ignore[reportArgumentType] (the stub knows one seed)
         self._restarts += 1
         self.observation = self._tensor(seen)
         self._sums.zero_()
@@ -212,7 +215,8 @@ class GymSimulator(Simulator):
 
     def step(self, action: Tensor) -> Step:
         command = np.clip(action.detach().cpu().numpy(), self._low, self._high)
-        seen, reward, terminated, truncated, info = self.envs.step(command)
+        with blamed(self._name, "step"):
+            seen, reward, terminated, truncated, info = self.envs.step(command)
         reached = np.array(seen, dtype=np.float64)
         for i in np.flatnonzero(info.get("_final_obs", np.zeros(self.count, dtype=bool))):
             reached[i] = info["final_obs"][i]
@@ -257,8 +261,14 @@ def measure_observation_scale(task: Task, seed: int, *, count: int = 16, steps: 
     limit = torch.as_tensor(np.where(np.isfinite(task.action_limit), task.action_limit, 1.0))
     center = torch.as_tensor(np.broadcast_to(task.action_center, limit.shape).copy())
     squares = torch.zeros(task.observation_size, dtype=torch.float64)
-    for _ in range(steps):
+    for number in range(steps):
         squares += (simulator.observation**2).mean(0)
+        if not bool(squares.isfinite().all()):
+            entries = (~simulator.observation.isfinite().all(0)).nonzero().flatten().tolist()
+            raise EnvironmentFailedError(
+                f"the environment {task.env_id} gave observations that are NaN or infinite after {number} random "
+                f"actions, in entries {entries}"
+            )
         uniform = torch.rand((count, task.action_size), generator=generator, dtype=torch.float64)
         simulator.step((2.0 * uniform - 1.0) * limit + center)
     return (squares / steps).sqrt().clamp_min(1e-3).numpy()

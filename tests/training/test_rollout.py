@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 
-from lipctrl.training import PlantSimulator, find_task, split_seed
+from lipctrl.training import (
+    EnvironmentFailedError,
+    PlantSimulator,
+    evaluate,
+    find_task,
+    measure_observation_scale,
+    split_seed,
+)
 from lipctrl.training.rollout import GymSimulator
 
 
@@ -87,3 +96,99 @@ def test_gradients_of_a_rollout_match_finite_differences(pendulum):
         return -sum(simulator.step(simulator.observation @ k.T).reward.sum() for _ in range(12))
 
     assert torch.autograd.gradcheck(cost, gain, atol=1e-4)
+
+
+class Faulty(gymnasium.Env):
+    """A double integrator that fails as it is told to, at the `at`-th step of the copy."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), dtype=np.float64)
+    action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,))
+
+    def __init__(self, fault: str = "", at: int = 40, actions: gymnasium.Space | None = None):
+        if fault == "constructor":
+            raise FileNotFoundError("model.xml")
+        if actions is not None:
+            self.action_space = actions
+        self.fault, self.at, self.steps = fault, at, 0
+
+    def _due(self, fault):
+        return self.fault == fault and self.steps >= self.at
+
+    def _observation(self):
+        if self._due("shape"):
+            return np.zeros(3)
+        return np.array([np.nan, self.x[1]]) if self._due("nan") else self.x.copy()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self._due("reset"):
+            raise OSError("the simulator is gone")
+        self.x = self.np_random.uniform(-1.0, 1.0, 2)
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self._due("step"):
+            raise KeyError("joint")
+        self.x = self.x + 0.05 * np.array([self.x[1], float(action[0])])
+        return self._observation(), -float(self.x @ self.x), False, False, {}
+
+
+gymnasium.register("test/Faulty-v0", Faulty, max_episode_steps=30)
+
+
+def walk(simulator, steps):
+    for _ in range(steps):
+        simulator.step(torch.zeros(simulator.count, 1))
+
+
+def test_an_environment_that_cannot_be_made_is_named():
+    with pytest.raises(
+        EnvironmentFailedError, match=r"Faulty-v0 failed in its constructor: FileNotFoundError: model"
+    ):
+        find_task("test/Faulty-v0", {"fault": "constructor"})
+
+
+@pytest.mark.filterwarnings("ignore:.*obs returned:UserWarning")
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("step", "failed in step: KeyError: 'joint'"),
+        ("reset", "failed in step: OSError: the simulator is gone"),
+        ("shape", "failed in step: ValueError"),
+    ],
+)
+def test_a_failure_of_somebody_elses_environment_says_whose_and_where(fault, message):
+    simulator = GymSimulator(find_task("test/Faulty-v0", {"fault": fault}), 2, 0)
+    with pytest.raises(EnvironmentFailedError, match=message):
+        walk(simulator, 61)
+
+
+def test_an_evaluation_names_the_environment_that_failed():
+    with pytest.raises(EnvironmentFailedError, match="test/Faulty-v0 failed in step: KeyError"):
+        evaluate(
+            lambda y: 0.0 * y[:, :1], "test/Faulty-v0", episodes=2, env_options={"fault": "step", "at": 5}
+        )
+
+
+def test_observations_that_are_not_finite_are_the_environments():
+    with pytest.raises(
+        EnvironmentFailedError, match=r"NaN or infinite after 40 random actions, in entries \[0\]"
+    ):
+        measure_observation_scale(find_task("test/Faulty-v0", {"fault": "nan"}), 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*A Box action space:UserWarning")
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (gymnasium.spaces.Box(-3, 3, (1,), dtype=np.int64), "type int64; rounding to whole numbers"),
+        (gymnasium.spaces.Box(0.0, 1.0, (0,)), r"shape \(n,\), n ≥ 1"),
+        (gymnasium.spaces.Box(np.float32([1.0]), np.float32([1.0])), "low < high"),
+    ],
+)
+def test_actions_that_no_gain_describes_are_refused(actions, message):
+    with pytest.raises(ValueError, match=message):
+        find_task("test/Faulty-v0", {"actions": actions})
+    with pytest.raises(ValueError, match=message):
+        evaluate(lambda y: y[:, :1], "test/Faulty-v0", env_options={"actions": actions})

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from lipctrl.bounds.contraction import as_metric
-from lipctrl.bounds.files import read_layers, read_onnx, read_safetensors
+from lipctrl.bounds.files import read_layers, read_safetensors
 from lipctrl.bounds.graph import Network
 from lipctrl.bounds.methods import certify_network
+from lipctrl.bounds.onnx_network import read_onnx
 from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.checker import check
 from lipctrl.positivity import NotProvedError
@@ -142,6 +143,11 @@ def read_network(source: Any, activation: Any = None, input_shape: Any = None) -
     ------
     UnsupportedOperationError, ValueError, TypeError
         When the source cannot be read; the message names the operation or the type.
+
+    Examples
+    --------
+    >>> read_network([[[3.0, 4.0]], [[2.0]]], activation="relu").in_features
+    2
     """
     if input_shape is not None and not (hasattr(source, "state_dict") and hasattr(source, "modules")):
         raise ValueError("input_shape belongs to torch modules; other sources carry their sizes")

@@ -23,10 +23,28 @@ from lipctrl.activations import activation
 from lipctrl.bounds.eclipse import layer_wise
 from lipctrl.bounds.graph import Network, UnsupportedOperationError
 from lipctrl.bounds.problem import reduce_network
-from lipctrl.bounds.torch_modules import evaluation_mode
-from lipctrl.bounds.torch_network import neuron_spec, read_torch
+from lipctrl.bounds.torch_modules import call_activation, evaluation_mode, module_activation
+from lipctrl.bounds.torch_network import read_torch
 from lipctrl.bounds.torch_trace import traced
 from lipctrl.rules.network import is_affine
+
+
+def _neurons(module: nn.Module, graph: fx.Graph) -> dict[fx.Node, dict[str, Any]]:
+    """Return the activation of every node that is one, in the order of execution; affine ones are left out."""
+    out: dict[fx.Node, dict[str, Any]] = {}
+    for node in graph.nodes:
+        spec = None
+        if node.op == "call_module":
+            spec = module_activation(module.get_submodule(str(node.target)))
+        elif node.op in ("call_function", "call_method") and node.args:
+            rest = list(node.args[1:])
+            if not any(isinstance(v, fx.Node) for v in [*rest, *node.kwargs.values()]):
+                spec = call_activation(node.target, rest, dict(node.kwargs))
+        if spec is not None:
+            table = {"name": spec} if isinstance(spec, str) else dict(spec)
+            if table["name"] != "identity":
+                out[node] = table
+    return out
 
 
 class _Increments(fx.Interpreter):
@@ -96,7 +114,7 @@ class SketchedLMI(nn.Module):
             given = read_torch(module)
             graph = traced(module)
         # The network is the caller's: its parameters are not ours to train or to save.
-        self._held = (module, graph, neuron_spec(module, graph))
+        self._held = (module, graph, _neurons(module, graph))
         self.lipschitz, self.generator = float(lipschitz), generator
         self.in_features = given.in_features
         with torch.no_grad(), evaluation_mode(module):

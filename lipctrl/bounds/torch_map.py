@@ -9,24 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-
-def input_size(module: nn.Module) -> int:
-    """Return the number of input features: `in_features`, or that of the first linear layer.
-
-    Raises
-    ------
-    ValueError
-        When neither is there.
-    """
-    features = getattr(module, "in_features", None)
-    if isinstance(features, int):
-        return features
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            return part.in_features
-    raise ValueError(
-        f"{type(module).__name__} has no in_features and no Linear layer: its input size is unknown"
-    )
+from lipctrl.bounds.torch_input import input_size
 
 
 def torch_map(

@@ -24,6 +24,8 @@ from lipctrl.bounds.graph import UnsupportedOperationError
 
 Spec = str | dict[str, Any]
 
+# Modules that do nothing to a vector of features in evaluation mode.
+NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 # Layers that a matrix describes once the shape of their input is known.
 SHAPED = (nn.Conv1d, nn.Conv2d, nn.AvgPool1d, nn.AvgPool2d)

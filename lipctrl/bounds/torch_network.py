@@ -15,16 +15,16 @@ from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperat
 from lipctrl.bounds.torch_composed import (
     CLAMPS,
     COMPOSED_CALLS,
-    COMPOSED_MODULES,
     Batch,
     composed,
     one_sided_clamp,
     reshaped,
     sample_shape,
 )
-from lipctrl.bounds.torch_map import input_size
+from lipctrl.bounds.torch_input import graph_input_size
 from lipctrl.bounds.torch_modules import (
     BATCH_NORMS,
+    NEUTRAL,
     SHAPED,
     call_activation,
     current_weight,
@@ -35,12 +35,9 @@ from lipctrl.bounds.torch_modules import (
     module_activation,
     numbers,
     refuse_what_runs_otherwise,
-    setting,
 )
-from lipctrl.bounds.torch_trace import traced
+from lipctrl.bounds.torch_trace import attribute, refusal, traced
 
-# Modules that do nothing to a vector of features in evaluation mode.
-_NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 _NEUTRAL_CALLS = {"contiguous", "clone", "detach", "float", "double"}
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__"}
 _SUB = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
@@ -50,17 +47,6 @@ _NEG = {operator.neg, torch.neg, "neg"}
 _CAT = {torch.cat, torch.concat, torch.concatenate}
 _VIEWS = {"view", "reshape", torch.reshape}
 _PARTS = {torch.split, torch.chunk, torch.tensor_split, "split", "chunk"}
-
-
-def _refuse(node: fx.Node, reason: str = "") -> UnsupportedOperationError:
-    target = (
-        node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    )
-    return UnsupportedOperationError(
-        f"{node.op} {target!r} (node {node.name!r}) has no rule{': ' + reason if reason else ''}; known are Linear, "
-        "element-wise activations, additions, concatenations, slices, scalings by constants, Flatten, Dropout and "
-        "BatchNorm in eval mode, Conv1d, Conv2d and AvgPool with input_shape="
-    )
 
 
 def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
@@ -81,24 +67,6 @@ def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> N
         return _Reader(module, traced(module), input_shape).read()
 
 
-def neuron_spec(module: nn.Module, graph: fx.Graph) -> dict[fx.Node, dict[str, Any]]:
-    """Return the activation of every node that is one, in the order of execution; affine ones are left out."""
-    out: dict[fx.Node, dict[str, Any]] = {}
-    for node in graph.nodes:
-        spec = None
-        if node.op == "call_module":
-            spec = module_activation(module.get_submodule(str(node.target)))
-        elif node.op in ("call_function", "call_method") and node.args:
-            rest = list(node.args[1:])
-            if not any(isinstance(v, fx.Node) for v in [*rest, *node.kwargs.values()]):
-                spec = call_activation(node.target, rest, dict(node.kwargs))
-        if spec is not None:
-            table = {"name": spec} if isinstance(spec, str) else dict(spec)
-            if table["name"] != "identity":
-                out[node] = table
-    return out
-
-
 class _Reader:
     """Walks a traced graph once, value by value."""
 
@@ -109,9 +77,7 @@ class _Reader:
         # Shapes of values that are not vectors of features: channels first.
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.input_shape = None if input_shape is None else sample_shape(input_shape)
-        size = (
-            _graph_input_size(module, graph) if self.input_shape is None else int(np.prod(self.input_shape))
-        )
+        size = graph_input_size(module, graph) if self.input_shape is None else int(np.prod(self.input_shape))
         self.builder = Builder(size)
 
     def read(self) -> Network:
@@ -124,13 +90,13 @@ class _Reader:
                 if self.input_shape is not None and len(self.input_shape) > 1:
                     self.shapes[node] = self.input_shape
             elif node.op == "get_attr":
-                self.values[node] = _attribute(self.module, node.target)
+                self.values[node] = attribute(self.module, node.target)
             elif node.op == "call_module":
                 self.values[node] = self._module(node)
             elif node.op == "output":
                 result = self._value(node.args[0])
                 if not isinstance(result, Expression):
-                    raise _refuse(node, "the output is not one tensor of features")
+                    raise refusal(node, "the output is not one tensor of features")
                 return self.builder.finish(result)
             else:
                 self.values[node] = self._call(node)
@@ -149,7 +115,7 @@ class _Reader:
         source = node.args[0] if node.args else None
         x = self._value(source)
         if not isinstance(x, Expression) or len(node.args) != 1 or node.kwargs:
-            raise _refuse(node, f"{kind.__name__} is not called on one tensor of features")
+            raise refusal(node, f"{kind.__name__} is not called on one tensor of features")
         shape = self.shapes.get(source) if isinstance(source, fx.Node) else None
         if (
             kind is nn.Flatten
@@ -161,11 +127,11 @@ class _Reader:
             return self._shaped(node, part, x, shape)
         if kind is nn.Linear:
             if shape is not None:
-                raise _refuse(node, f"a Linear on a value of shape {shape}; flatten it first")
+                raise refusal(node, f"a Linear on a value of shape {shape}; flatten it first")
             return self.builder.linear(x, numbers(current_weight(part)), _optional(part.bias))
         if shape is not None:
             self.shapes[node] = shape
-        if kind in _NEUTRAL:
+        if kind in NEUTRAL:
             return x
         if kind in BATCH_NORMS:
             factor, shift = folded_batch_norm(part)
@@ -179,7 +145,7 @@ class _Reader:
             return found
         spec = module_activation(part)
         if spec is None:
-            raise _refuse(node, f"a {kind.__name__} module")
+            raise refusal(node, f"a {kind.__name__} module")
         return self.builder.activate(x, spec)
 
     def _shaped(
@@ -188,7 +154,7 @@ class _Reader:
         """Lower a convolution or average pool to its matrix."""
         kind = type(part).__name__
         if shape is None:
-            raise _refuse(node, f"{kind} needs input_shape=(channels, ...), the shape of one input")
+            raise refusal(node, f"{kind} needs input_shape=(channels, ...), the shape of one input")
         matrix, bias, out = lowered(part, shape)
         self.shapes[node] = out
         return self.builder.linear(x, matrix, bias)
@@ -217,7 +183,7 @@ class _Reader:
         if target is operator.getitem and isinstance(x, list):
             return x[args[1]]
         if not isinstance(x, Expression):
-            raise _refuse(node)
+            raise refusal(node)
         if target in _NEUTRAL_CALLS or _is_neutral(target, args, kwargs):
             return x
         if target is F.prelu and isinstance(args[1], torch.Tensor):
@@ -235,7 +201,7 @@ class _Reader:
             return self._item(node, x, args[1])
         if target in _PARTS:
             return self._parts(node, x, args[1:], kwargs)
-        raise _refuse(node)
+        raise refusal(node)
 
     def _activation(
         self, target: Any, x: Expression, rest: list[Any], kwargs: dict[str, Any]
@@ -254,7 +220,7 @@ class _Reader:
         """Return the shape of a value, whose first entry is the unknown batch, or one entry of it."""
         x = args[0]
         if not isinstance(x, Expression) or (node.target is getattr and args[1] != "shape"):
-            raise _refuse(node)
+            raise refusal(node)
         source = node.all_input_nodes[0]
         sizes = [Batch(), *self.shapes.get(source, (x.size,))]
         picked = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -267,7 +233,7 @@ class _Reader:
             dims = list(dims[0])
         shape = reshaped(x.size, dims) if isinstance(x, Expression) else None
         if shape is None:
-            raise _refuse(node, "only reshapes such as (x.size(0), -1), which keep the batch, are known")
+            raise refusal(node, "only reshapes such as (x.size(0), -1), which keep the batch, are known")
         if len(shape) > 1:
             self.shapes[node] = shape
         return x
@@ -283,11 +249,11 @@ class _Reader:
         rest = [v for v in node.args[1:] if not isinstance(v, fx.Node)]
         keeps = keeps or target in CLAMPS or target in COMPOSED_CALLS
         if not flattens and not keeps and call_activation(target, rest, dict(node.kwargs)) is None:
-            raise _refuse(node, "on a value that is not a vector of features")
+            raise refusal(node, "on a value that is not a vector of features")
         if len(shapes) > 1:
-            raise _refuse(node, f"values of the shapes {shapes}")
+            raise refusal(node, f"values of the shapes {shapes}")
         if any(np.size(v) > 1 for v in map(self._value, node.all_input_nodes) if isinstance(v, torch.Tensor)):
-            raise _refuse(node, "a constant tensor on a value that is not a vector of features")
+            raise refusal(node, "a constant tensor on a value that is not a vector of features")
         (shape,) = shapes
         if not flattens and shape is not None:
             self.shapes[node] = shape
@@ -296,27 +262,27 @@ class _Reader:
         parts = args[0] if args else kwargs["tensors"]
         axis = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
         if axis not in (-1, 1):
-            raise _refuse(node, f"a concatenation along axis {axis}, not along features (-1)")
+            raise refusal(node, f"a concatenation along axis {axis}, not along features (-1)")
         if not all(isinstance(p, Expression) for p in parts):
-            raise _refuse(node, "a concatenation with a constant")
+            raise refusal(node, "a concatenation with a constant")
         sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
         shapes = [self.shapes.get(v) for v in sources]
         known = [s for s in shapes if s]
         if known:
             # Flattened, channels lie one after the other: only along them is a concatenation one of the vectors.
             if axis != 1 or len({s and s[1:] for s in shapes}) > 1:
-                raise _refuse(node, f"a concatenation of values of the shapes {shapes} along axis {axis}")
+                raise refusal(node, f"a concatenation of values of the shapes {shapes} along axis {axis}")
             self.shapes[node] = (sum(s[0] for s in known), *known[0][1:])
         return self.builder.concat(parts)
 
     def _arithmetic(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Expression:
         target, build = node.target, self.builder
         if any(isinstance(a, Batch) for a in args):
-            raise _refuse(node, "the size of the batch is not known")
+            raise refusal(node, "the size of the batch is not known")
         if target in _NEG:
             return build.scale(args[0], -1.0)
         if set(kwargs) - {"alpha"} or len(args) != 2:
-            raise _refuse(node, f"arguments {sorted(kwargs)}")
+            raise refusal(node, f"arguments {sorted(kwargs)}")
         a, b = args
         alpha = kwargs.get("alpha", 1)
         if target in _ADD | _SUB:
@@ -329,15 +295,15 @@ class _Reader:
             found = build.gated(a, b) if target in _MUL else None
             if found is not None:
                 return found
-            raise _refuse(node, "a product or quotient of two values is not Lipschitz")
+            raise refusal(node, "a product or quotient of two values is not Lipschitz")
         if target in _MUL:
             x, factor = (a, b) if isinstance(a, Expression) else (b, a)
             return build.scale(x, _vector(node, factor))
         if not isinstance(a, Expression):
-            raise _refuse(node, "a constant divided by a value is not Lipschitz")
+            raise refusal(node, "a constant divided by a value is not Lipschitz")
         divisor = _vector(node, b)
         if divisor.dtype.kind == "f" and (divisor == 0.0).any():
-            raise _refuse(node, "a division by zero")
+            raise refusal(node, "a division by zero")
         return build.scale(a, 1.0 / divisor)
 
     def _item(self, node: fx.Node, x: Any, index: Any) -> Expression:
@@ -345,14 +311,14 @@ class _Reader:
             picked = index[1]
             if isinstance(picked, slice):
                 return self.builder.select(x, picked)
-        raise _refuse(node, f"an index {index!r}; only [..., a:b] picks features")
+        raise refusal(node, f"an index {index!r}; only [..., a:b] picks features")
 
     def _parts(
         self, node: fx.Node, x: Expression, rest: list[Any], kwargs: dict[str, Any]
     ) -> list[Expression]:
         function = node.target if callable(node.target) else getattr(torch, str(node.target))
         if (rest[1] if len(rest) > 1 else kwargs.get("dim", 0)) not in (-1, 1):
-            raise _refuse(node, "a split that is not along features (-1)")
+            raise refusal(node, "a split that is not along features (-1)")
         positions = function(torch.arange(x.size), rest[0] if rest else next(iter(kwargs.values())))
         return [self.builder.select(x, p.numpy()) for p in positions]
 
@@ -380,13 +346,6 @@ def _constant(node: fx.Node, target: Any, args: list[Any], kwargs: dict[str, Any
         return target(*args, **kwargs)
 
 
-def _attribute(module: nn.Module, path: Any) -> Any:
-    value: Any = module
-    for name in str(path).split("."):
-        value = getattr(value, name)
-    return value
-
-
 def _optional(tensor: Any) -> Any:
     return None if tensor is None else numbers(tensor)
 
@@ -398,33 +357,4 @@ def _vector(node: fx.Node, constant: Any) -> Any:
         return numbers(constant.reshape(-1) if flat else constant)
     if isinstance(constant, int | float):
         return np.array([float(constant)])
-    raise _refuse(node, f"a constant of type {type(constant).__name__}")
-
-
-def _graph_input_size(module: nn.Module, graph: fx.Graph) -> int:
-    """Return the size of the input: of the first Linear that reads it through size-preserving steps."""
-    if isinstance(getattr(module, "in_features", None), int):
-        return input_size(module)
-    frontier = [n for n in graph.nodes if n.op == "placeholder"]
-    seen = set(frontier)
-    while frontier:
-        for user in frontier.pop(0).users:
-            if user.op == "call_module":
-                part = module.get_submodule(str(user.target))
-                if isinstance(part, nn.Linear):
-                    return part.in_features
-                if kind_of(part) in BATCH_NORMS:
-                    return int(setting(part, "num_features"))
-                plain = isinstance(part, (*_NEUTRAL, nn.Flatten, nn.PReLU, *COMPOSED_MODULES))
-                if kind_of(part) in SHAPED:
-                    raise _refuse(user, f"{kind_of(part).__name__} needs input_shape=(channels, ...)")
-                if not plain and module_activation(part) is None:
-                    raise _refuse(user, f"a {kind_of(part).__name__} module")
-            elif user.target is F.linear:
-                weight = user.args[1] if len(user.args) > 1 else user.kwargs["weight"]
-                if isinstance(weight, fx.Node) and weight.op == "get_attr":
-                    return int(_attribute(module, weight.target).shape[1])
-            if user not in seen:
-                seen.add(user)
-                frontier.append(user)
-    return input_size(module)
+    raise refusal(node, f"a constant of type {type(constant).__name__}")

@@ -52,3 +52,23 @@ def traced(module: nn.Module) -> fx.Graph:
         ) from error
     refuse_stale_reads(module, graph)
     return graph
+
+
+def attribute(module: nn.Module, path: Any) -> Any:
+    """Return the value that a `get_attr` node reads."""
+    value: Any = module
+    for name in str(path).split("."):
+        value = getattr(value, name)
+    return value
+
+
+def refusal(node: fx.Node, reason: str = "") -> UnsupportedOperationError:
+    """Return the error that names an operation without a rule."""
+    target = (
+        node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    )
+    return UnsupportedOperationError(
+        f"{node.op} {target!r} (node {node.name!r}) has no rule{': ' + reason if reason else ''}; known are Linear, "
+        "element-wise activations, additions, concatenations, slices, scalings by constants, Flatten, Dropout and "
+        "BatchNorm in eval mode, Conv1d, Conv2d and AvgPool with input_shape="
+    )

@@ -7,7 +7,8 @@ files; in each group what users call comes first, and what it is made of after t
 - what is analysed: plant, ball, linearize; loop, policy_graph, lure_loop
 - H∞ norms: hinf; cover, modal, delay_chains, discs, spectrum
 - quadratic forms over all frequencies, which most proofs of LTI loops use: popov; kyp, sweep
-- criteria for slopes: circle, channels, multipliers; zames_falb_channels, transfer, trigonometric
+- criteria for slopes: circle, channels, multipliers; popov_line, zames_falb_search, zames_falb_channels, transfer,
+  polynomials, trigonometric
 - margins of a ball: margins, phase, delay_margin, incremental_disk; continuation, delay_proof, lag, falsify_linear,
   destabilize
 - disks: disk; disk_ends, disk_loop, pointwise, periodic, disk_falsifier

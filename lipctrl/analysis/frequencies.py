@@ -24,3 +24,12 @@ def resonance_grid(system: Realization, count: int, near: int = 41) -> np.ndarra
     ]
     omega = np.unique(np.concatenate([[0.0], wide, *around]))
     return omega[(omega >= 0.0) & (omega <= top)]
+
+
+def corner_grid(den: np.ndarray) -> np.ndarray:
+    """Return frequencies [rad/s] from 0 on, dense near |p| of the roots p of a polynomial (highest power first)."""
+    poles = np.abs(np.roots(den)) if len(den) > 1 else np.ones(1)
+    poles = poles[poles > 0.0] if (poles > 0.0).any() else np.ones(1)
+    wide = np.geomspace(poles.min() * 1e-3, poles.max() * 1e3, 1200)
+    near = np.concatenate([p * np.geomspace(0.7, 1.4, 80) for p in poles])
+    return np.unique(np.concatenate([[0.0], wide, near]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.analysis.plant import Realization
-from lipctrl.analysis.trigonometric import rational
+from lipctrl.analysis.polynomials import rational
 
 # States up to which the coefficients are computed; beyond, their digits make the proofs slow.
 _STATES = 16

@@ -31,18 +31,12 @@ def positive_on_circle(coefficients: np.ndarray, magnitude: float, *, grid: int 
     return bool(values.min() > dip)
 
 
-def rational(values: Iterable[float | Fraction]) -> np.ndarray:
-    """Return stored doubles as an array of the fractions that they are."""
-    out = np.empty(len(values := list(values)), dtype=object)
-    out[:] = [v if isinstance(v, Fraction) else Fraction(float(v)) for v in values]
-    return out
-
-
 def positive_on_half_line(coefficients: Iterable[Fraction]) -> bool:
     """Decide exactly whether p(x) = Σ c_k x^k > 0 for all x ≥ 0 (Sturm's theorem); lowest power first.
 
     Examples
     --------
+    >>> from lipctrl.analysis.polynomials import rational
     >>> positive_on_half_line(rational([1.0, -1.9, 1.0])), positive_on_half_line(rational([1.0, -2.0, 1.0]))
     (True, False)
     """

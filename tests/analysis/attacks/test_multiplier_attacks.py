@@ -12,12 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lipctrl.analysis import diagonal_slope, popov_criterion, zames_falb
-from lipctrl.analysis.multipliers import _ContinuousSearch, _DiscreteSearch
 from lipctrl.analysis.plant import as_realization
+from lipctrl.analysis.polynomials import rational
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.transfer import exact_transfer_function
-from lipctrl.analysis.trigonometric import rational
 from lipctrl.analysis.zames_falb_channels import ChannelSearch, Multiplier
+from lipctrl.analysis.zames_falb_search import ContinuousSearch, DiscreteSearch
 
 LAG = control.tf([1.0], [1.0, 3.0, 3.0, 1.0])
 SAMPLED = control.tf([1.0], [1.0, -0.5], 0.1)
@@ -145,7 +145,7 @@ def test_a_changed_multiplier_is_not_proved(discrete):
     """At nine tenths of the best slope the found coefficients are proved; spoiled or at a larger slope they are not."""
     plant = SAMPLED if discrete else LAG
     top, bottom = (rational(p[0][0]) for p in (plant.num, plant.den))
-    search = (_DiscreteSearch if discrete else _ContinuousSearch)(top, bottom, 3, False)
+    search = (DiscreteSearch if discrete else ContinuousSearch)(top, bottom, 3, False)
     limit = 1.5 if discrete else 8.0
     found = search.guess(0.9 * limit)
     assert search.positive(0.9 * limit, found)
@@ -163,7 +163,7 @@ def test_a_slope_that_makes_the_loop_ill_posed_is_not_certified():
     for plant in (control.tf([-1.0, 0.0], [1.0, 1.0]), control.tf([-1.0, 0.0], [1.0, -0.5], True)):
         assert zames_falb(plant, order=2).slope < 1.0
         exact = tuple(rational(p[0][0]) for p in (plant.num, plant.den))
-        search = (_DiscreteSearch if plant.dt else _ContinuousSearch)(*exact, 2, False)
+        search = (DiscreteSearch if plant.dt else ContinuousSearch)(*exact, 2, False)
         assert not search.positive(1.0, np.zeros(len(search.names)))
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lipctrl.analysis.multipliers import popov_criterion, zames_falb
+from lipctrl.analysis.polynomials import rational
 from lipctrl.analysis.srg import scaled_relative_graphs, srg_discs
-from lipctrl.analysis.trigonometric import positive_on_circle, positive_on_half_line, rational
+from lipctrl.analysis.trigonometric import positive_on_circle, positive_on_half_line
 
 # Carrasco et al., "Convex searches for discrete-time Zames-Falb multipliers", IEEE TAC 65(11), Table II:
 # numerator, denominator, circle criterion, best Zames-Falb value (odd φ), Nyquist value.

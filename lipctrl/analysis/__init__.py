@@ -4,9 +4,10 @@ Names are loaded on first use, so that a check of one criterion does not pay for
 files; in each group what users call comes first, and what it is made of after the semicolon:
 
 - one call: closed_loop; report, verdict
-- what is analysed: plant, ball, linearize; loop, policy_graph, lure_loop
+- what is analysed: plant, ball, linearize; canonical, loop, policy_graph, lure_loop
 - H∞ norms: hinf; cover, modal, delay_chains, discs, spectrum
-- quadratic forms over all frequencies, which most proofs of LTI loops use: popov; kyp, sweep
+- quadratic forms over all frequencies, which most proofs of LTI loops use: popov, popov_minimum, popov_levels;
+  popov_pencil, kyp, sweep
 - criteria for slopes: circle, channels, multipliers; popov_line, zames_falb_search, zames_falb_channels, transfer,
   polynomials, trigonometric
 - margins of a ball: margins, phase, delay_margin, incremental_disk; continuation, delay_proof, lag, falsify_linear,

@@ -21,7 +21,8 @@ from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad, block
 from lipctrl.analysis.plant import Realization, as_realization
-from lipctrl.analysis.popov import PopovForm, popov_minimum
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import internal_stability
 
 # Slopes beyond this are called unbounded.

@@ -12,7 +12,9 @@ from lipctrl.analysis.hinf import bounded_norm
 from lipctrl.analysis.loop import BallTest, close_loop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
-from lipctrl.analysis.popov import PopovForm, level_test, popov_minimum
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.popov_levels import level_test
+from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.verdict import Verdict
 

@@ -18,7 +18,8 @@ import scipy.optimize
 from lipctrl.analysis.kyp import kyp_proof
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
-from lipctrl.analysis.popov import PopovForm, band_test, level_test
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.popov_levels import band_test, level_test
 from lipctrl.analysis.sweep import ModalSweep
 
 # Curvature so small that it never limits a step.

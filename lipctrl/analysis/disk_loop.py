@@ -10,7 +10,8 @@ import numpy as np
 from lipctrl.analysis.blocks import minimize_logs, scales, slope
 from lipctrl.analysis.midrad import MidRad, block
 from lipctrl.analysis.plant import Realization
-from lipctrl.analysis.popov import PopovForm, level_test
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.popov_levels import level_test
 from lipctrl.analysis.sweep import ModalSweep
 
 # Beyond it a disk holds every gain and phase that can matter.

@@ -13,16 +13,13 @@ bounds on all rounding.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
 
 from lipctrl.analysis.midrad import MidRad, block, smallest_eigenvalue_bound
+from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.sweep import ModalSweep
-
-if TYPE_CHECKING:
-    from lipctrl.analysis.popov import PopovForm
 
 
 def kyp_proof(form: PopovForm, level: float, attained: float, sweep: ModalSweep) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipctrl.analysis.disk_loop import LARGEST, DiskLoop
-from lipctrl.analysis.popov import clear_band
+from lipctrl.analysis.popov_levels import clear_band
 
 # Relative distances below the sampled α that are tried, and the bands that each may take.
 _SHARES = ((1e-7, 40), (1e-6, 60), (1e-5, 120), (1e-4, 240), (1e-3, 240), (1e-2, 240))

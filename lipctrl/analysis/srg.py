@@ -22,7 +22,8 @@ from lipctrl.analysis.hinf import hinf_norm
 from lipctrl.analysis.loop import nominal_loop
 from lipctrl.analysis.midrad import UNIT, MidRad
 from lipctrl.analysis.plant import Realization, as_realization
-from lipctrl.analysis.popov import PopovForm, popov_minimum
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.verdict import Verdict
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
-if TYPE_CHECKING:
-    from lipctrl.analysis.popov import PopovForm
-
+from lipctrl.analysis.popov import PopovForm
 
 # Eigenvalues and eigenvectors (columns) of a state matrix.
 Modes = tuple[np.ndarray, np.ndarray]

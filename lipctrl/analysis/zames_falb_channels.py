@@ -22,7 +22,8 @@ from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.lmi import require_cvxpy, solved
 from lipctrl.analysis.midrad import MidRad, block, smallest_eigenvalue_bound
 from lipctrl.analysis.plant import Realization
-from lipctrl.analysis.popov import PopovForm, popov_minimum
+from lipctrl.analysis.popov import PopovForm
+from lipctrl.analysis.popov_minimum import popov_minimum
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lipctrl.analysis.loop import nominal_loop
 from lipctrl.analysis.periodic import periodic_blocks
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.pointwise import holds, pointwise_alpha
-from lipctrl.analysis.popov import clear_band
+from lipctrl.analysis.popov_levels import clear_band
 from tests.analysis.linear.systems import random_system, response
 
 # T = [0 g; h 0] with g = 1/(s+1) large at low frequencies and h = 10s/((s+1)(s+10)) at higher ones.

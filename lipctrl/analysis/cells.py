@@ -15,13 +15,11 @@ import numpy as np
 
 from lipctrl.activations import Activation, activation
 from lipctrl.analysis.policy_graph import PolicyGraph
+from lipctrl.analysis.rest import LIBRARY
 from lipctrl.analysis.sectors import sine_slopes
 from lipctrl.arithmetic import Enclosure
 from lipctrl.rules.lines import ends, outward
 from lipctrl.rules.ranges import slope_range, value_range
-
-# numpy's sin, cos, tanh and products of a few of them, relative to 1 + |ψ|: an assumption about ψ's evaluation.
-LIBRARY = 2.0**-48
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from lipctrl.analysis.lmi import require_cvxpy, solved
 from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix
@@ -98,11 +100,14 @@ class _Search:
     def __init__(self, cp: Any, loop: SlopeLoop, scale: np.ndarray, reserve: float) -> None:
         self.cp, self.loop, self.scale, self.reserve = cp, loop, scale, reserve
         self.unit = unit = _UnitSlopes.of(loop)
-        self.a, self.b = unit.a * scale / scale[:, None], unit.b / scale[:, None]
         self.owners = int(loop.owner.max(initial=-1)) + 1
+        # Channels too, by how far their arguments reach where the scaled states are of order one.
+        self.reach = reach = self._reaches(unit.c * scale, unit.d)
+        self.a, self.b = unit.a * scale / scale[:, None], unit.b * reach / scale[:, None]
+        self.d = unit.d * reach / reach[:, None]
         self.q = cp.Variable((loop.states, loop.states), symmetric=True)
         self.m, self.corner = self._slopes()
-        self.cross = -self.q @ (unit.c * scale).T
+        self.cross = -self.q @ (unit.c * scale / reach[:, None]).T
         self.z: Any = None
         self.room = np.zeros(0)
         self.constraints: list[Any] = []
@@ -112,7 +117,16 @@ class _Search:
         """Return new inverse multipliers M, one an owner of channels, and what they add to an inequality."""
         gather = np.eye(self.owners)[self.loop.owner]
         m = self.cp.diag(gather @ self.cp.Variable(self.owners, nonneg=True))
-        return m, 2.0 * m - self.unit.d @ m - m @ self.unit.d.T
+        return m, 2.0 * m - self.d @ m - m @ self.d.T
+
+    def _reaches(self, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """Return a size of every channel's argument, one for those that share a multiplier."""
+        own = np.sqrt((c * c).sum(axis=1))
+        reach = own
+        for _ in range(min(len(own), 8)):
+            reach = np.minimum(own + np.abs(d) @ reach, 1e6 * own.max(initial=1e-12))
+        shared = np.array([reach[self.loop.owner == k].max() for k in range(self.owners)])[self.loop.owner]
+        return np.where(shared > 1e-9 * shared.max(initial=0.0), shared, 1.0) if len(shared) else own
 
     def _require_positive(self, rows: list[list[Any]], size: int) -> None:
         self.constraints.append(self.cp.bmat(rows) >> self.reserve * np.eye(size))
@@ -121,6 +135,7 @@ class _Search:
         cp, n = self.cp, self.loop.states
         self.z, self.room = cp.Variable((len(zones), n)), room
         place = np.eye(self.loop.channels)[zones]
+        room = room / self.reach[zones]
         self.cross = self.cross + (place.T @ cp.multiply(room[:, None], self.z)).T
         for i in range(len(zones)):
             side = cp.reshape(self.z[i], (n, 1), order="F")
@@ -136,7 +151,7 @@ class _Search:
     def require_limit(self, limit: Limit) -> None:
         cp, n, h, q, cross = self.cp, self.loop.states, self.loop.channels, self.q, self.cross
         row = self.unit.row(limit.row.middle()[0])
-        row_x, row_w = row[:n] * self.scale / limit.bound, row[n:] / limit.bound
+        row_x, row_w = row[:n] * self.scale / limit.bound, row[n:] * self.reach / limit.bound
         if not np.abs(row_w).max(initial=0.0) > 0.0:
             self.constraints.append(row_x @ q @ row_x <= 1.0 - self.reserve)
             self.of_limits.append(None)
@@ -162,9 +177,31 @@ class _Search:
         return Found((inverse + inverse.T) / 2.0, own, rows, gain)
 
     def _multipliers(self, value: np.ndarray) -> np.ndarray:
-        found = 1.0 / np.maximum(np.diag(value), 1e-12) / self.unit.width**2
+        found = 1.0 / np.maximum(np.diag(value), 1e-12) / (self.reach * self.unit.width) ** 2
         owner = self.loop.owner
         return np.array([found[owner == k].min() for k in range(self.owners)])[owner]
+
+
+def natural_widths(loop: SlopeLoop, slopes: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+    """Return half-widths of an ellipsoid of the loop with fixed slopes in which |row·(Δx, Δw)| = 1 is reached.
+
+    A guess in which units a search should work, independent of those of the data; None where that loop is not stable.
+    """
+    n = loop.states
+    matrix = loop.frozen(slopes)
+    if not np.isfinite(matrix).all() or np.abs(np.linalg.eigvals(matrix)).max(initial=0.0) >= 1.0 - 1e-9:
+        return None
+    balanced, (units, _) = scipy.linalg.matrix_balance(matrix, permute=False, separate=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
+        spread = scipy.linalg.solve_discrete_lyapunov(balanced, np.eye(n))
+    inner = np.linalg.solve(
+        np.eye(len(slopes)) - slopes[:, None] * loop.d.middle(), slopes[:, None] * loop.c.middle()
+    )
+    drive = (rows[:, :n] + rows[:, n:] @ inner) * units
+    reach = float(np.sqrt(np.einsum("ri,ij,rj->r", drive, spread, drive)).max(initial=0.0))
+    widths = units * np.sqrt(np.diag(spread)) / (reach if reach > 0.0 else 1.0)
+    return widths if np.isfinite(widths).all() and (widths > 0.0).all() else None
 
 
 def prove_limit(loop: SlopeLoop, limit: Limit, p: np.ndarray, multipliers: np.ndarray) -> None:

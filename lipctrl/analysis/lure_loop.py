@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from lipctrl.activations import Activation
 from lipctrl.analysis.policy_graph import PolicyGraph, assembled, zeros
+from lipctrl.analysis.rest import Rest, enclosed_rest
 from lipctrl.analysis.slope_loop import SlopeLoop
 from lipctrl.arithmetic import Enclosure
 from lipctrl.rules.ranges import Interval, slope_range
@@ -22,7 +24,8 @@ class LureLoop:
     """x⁺ = Ax + Bu + B_wψ(z), z = C_zx + D_zu u, y = y₀ + Cx + D_wψ(z), u = π(y), around the point `state`.
 
     `loop` has the channels of ψ first, then the policy's neurons. `action_rows` (m, n + channels) give Δu and
-    `argument_rows` (k, n + channels) give Δz from (Δx, Δw).
+    `argument_rows` (k, n + channels) give Δz from (Δx, Δw). `action`, `argument` and `residual` were evaluated in
+    float64; `rest` bounds what that leaves open.
     """
 
     loop: SlopeLoop
@@ -32,6 +35,7 @@ class LureLoop:
     action: np.ndarray
     argument: np.ndarray
     residual: np.ndarray
+    rest: Rest
     plant_channels: int
     graph: PolicyGraph
 
@@ -121,6 +125,19 @@ def equilibrium_of(form: Any, graph: PolicyGraph, start: np.ndarray) -> np.ndarr
     return x
 
 
+def offset_of(lure: LureLoop, p: np.ndarray, decay: float) -> float:
+    """Return how far in the norm of P the equilibrium is at most from the centre of a contraction at rate `decay`."""
+    error = lure.rest.residual
+    return math.sqrt(float(error @ np.abs(p) @ error)) / (1.0 - decay) * (1.0 + 1e-12)
+
+
+def weighted_reach(matrix: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Return |matrix|·bound where 0·inf = 0."""
+    weights = np.abs(matrix)
+    product = np.where(weights > 0.0, weights * np.where(weights > 0.0, bound, 0.0), 0.0)
+    return product.sum(axis=1)
+
+
 def lure_loop(form: Any, graph: PolicyGraph, state: np.ndarray) -> LureLoop:
     """Assemble the loop of a Lur'e form and a policy graph around a state, with global slopes of the neurons."""
     u, z, after = action_of(form, graph, state)
@@ -155,14 +172,17 @@ def lure_loop(form: Any, graph: PolicyGraph, state: np.ndarray) -> LureLoop:
         owner=owner,
         sample_time=float(form.dt),
     )
-    return LureLoop(loop, action, argument, state, u, z, after - state, k, graph)
+    rest = enclosed_rest(form, graph, state)
+    return LureLoop(loop, action, argument, state, u, z, after - state, rest, k, graph)
 
 
 def neuron_slopes(lure: LureLoop, form: Any, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return slopes of all channels that hold while |Δx| ≤ radius, entry by entry, around the operating point."""
     steep = np.maximum(np.abs(form.lower), np.abs(form.upper))
     reach_y = np.abs(form.C) @ radius + np.abs(form.D_w) @ (steep * (np.abs(form.C_z) @ radius))
-    lower, upper = bounded_neurons(lure, form, reach_y, lambda s, v, r: slope_range(s, v - r, v + r))
+    lower, upper = bounded_neurons(
+        lure, form, reach_y, lambda s, v, r, e: slope_range(s, v - r - e, v + r + e)
+    )
     k, loop = lure.plant_channels, lure.loop
     return np.concatenate([loop.lower[:k], lower]), np.concatenate([loop.upper[:k], upper])
 
@@ -171,12 +191,12 @@ def bounded_neurons(
     lure: LureLoop,
     form: Any,
     reach_y: np.ndarray,
-    bound: Callable[[Activation, np.ndarray, np.ndarray], Interval],
+    bound: Callable[[Activation, np.ndarray, np.ndarray, np.ndarray], Interval],
 ) -> Interval:
     """Return bounds of the policy's neurons, within their global slopes, for |Δy| ≤ reach_y about the operating point.
 
     Pre-activations are bounded by |Δv| ≤ |G₀||Δy| + |G₁||Δw| layer by layer; outward by a part in 1e9 for rounding.
-    `bound` takes an activation, the pre-activations at the operating point and their reach.
+    `bound` takes an activation, the pre-activations at the operating point, their reach and their rounding.
     """
     graph = lure.graph
     y = form.y_0 + form.C @ lure.state + form.D_w @ form.psi(lure.argument)
@@ -188,7 +208,7 @@ def bounded_neurons(
         cut = slice(start, stop)
         reach = (g0[cut] @ reach_y + g1[cut] @ change) * (1.0 + 1e-9) + 1e-12
         if sigma is not None and sigma.group == 1 and sigma.name != "clip":
-            low, high = bound(sigma, v[cut], reach)
+            low, high = bound(sigma, v[cut], reach, lure.rest.neurons[cut])
             lower[cut], upper[cut] = np.maximum(low, lower[cut]), np.minimum(high, upper[cut])
         change[cut] = largest_changes(graph.owner[cut], lower[cut], upper[cut], reach)
     return lower, upper

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.cells import LIBRARY, plant_slopes
+from lipctrl.analysis.cells import plant_slopes
+from lipctrl.analysis.rest import LIBRARY
 
 # Points of a channel on each side of zero, and distances to a neighbour relative to 1 + |z|.
 _POINTS = 160

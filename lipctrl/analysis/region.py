@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 
 from lipctrl.analysis.ball import actuator_limits, as_ball
-from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, prove_limit
+from lipctrl.analysis.cells import plant_slopes
+from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, natural_widths, prove_limit
 from lipctrl.analysis.lure_loop import (
     LureLoop,
     action_of,
     equilibrium_of,
     lure_loop,
     neuron_slopes,
+    offset_of,
     read_form,
+    weighted_reach,
     widened,
 )
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
 from lipctrl.analysis.saturated_region import SaturatedLoop, SectorEllipsoid, is_exact, largest_saturated
-from lipctrl.analysis.slope_loop import prove_loop
+from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop
 from lipctrl.arithmetic import Enclosure
 from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
 
@@ -33,7 +36,7 @@ class RegionOfAttraction:
     Every trajectory from it stays in it, never saturates the actuator, never leaves the region in which the plant's
     slopes hold, and any two of them approach one another like `decay`ᵗ per sample in the norm of P; hence all
     converge to one equilibrium, within `offset` (in that norm) of `center`. The claim concerns the Lur'e form and
-    the real-arithmetic map of the certificate's weights; the residual at `center` was evaluated in float64.
+    the real-arithmetic map of the certificate's weights.
     `is_global` is True only if no limit restricts the claim (then P is only a metric and the volume is infinite).
 
     With `incremental` False the claim is weaker and the ellipsoid larger: every trajectory from it stays in it and
@@ -108,24 +111,25 @@ class RegionOfAttraction:
 
 
 def _limits(
-    lure: LureLoop, form: Any, action_limit: np.ndarray, state_limits: np.ndarray | None
+    lure: LureLoop, form: Any, actuator: tuple[np.ndarray, np.ndarray], cage: np.ndarray | None
 ) -> list[Limit]:
+    """Return what must hold in the ellipsoid: arguments, commands and states (cage: of deviations) within limits."""
     limits: list[Limit] = []
     columns = np.arange(lure.action_rows.shape[1])
-    for i, z_max in enumerate(form.z_max):
-        if np.isfinite(z_max):
-            row = lure.argument_rows.take(np.array([i]), columns)
-            limits.append(Limit(row, float(z_max - abs(lure.argument[i])), "the plant's slope region"))
-    for j, u_max in enumerate(action_limit):
-        if np.isfinite(u_max):
-            row = lure.action_rows.take(np.array([j]), columns)
-            limits.append(Limit(row, float(u_max - abs(lure.action[j])), "the actuator limit"))
-    if state_limits is not None:
+    room_z = (form.z_max - np.abs(lure.argument)) * (1.0 - 1e-15) - lure.rest.argument
+    # The nearer of two limits that need not be symmetric.
+    room_u = np.minimum(lure.action - actuator[0], actuator[1] - lure.action)
+    room_u = room_u * (1.0 - 1e-15) - lure.rest.action
+    for rows, room, what in (
+        (lure.argument_rows, room_z, "the plant's slope region"),
+        (lure.action_rows, room_u, "the actuator limit"),
+    ):
+        for i in np.flatnonzero(room < np.inf):
+            limits.append(Limit(rows.take(np.array([i]), columns), float(room[i]), what))
+    if cage is not None:
         eye = np.eye(lure.loop.states, len(columns))
-        for i, x_max in enumerate(state_limits):
-            if np.isfinite(x_max):
-                row = Enclosure.exact(eye[i : i + 1])
-                limits.append(Limit(row, float(x_max - abs(lure.state[i])), "the state limits"))
+        for i in np.flatnonzero(cage < np.inf):
+            limits.append(Limit(Enclosure.exact(eye[i : i + 1]), float(cage[i]), "the state limits"))
     for limit in limits:
         if not limit.bound > 0.0:
             raise ValueError(
@@ -190,17 +194,16 @@ def region_of_attraction(
             f"the policy maps {graph.f0.shape[1]} observations to {graph.f0.shape[0]} actions; the plant has "
             f"{form.C.shape[0]} and {m}"
         )
-    low, high = _actuator(policy, action_limit, m)
-    # A symmetric limit inside the actuator's keeps it inactive.
-    limit_u = np.minimum(-low, high)
+    actuator = _actuator(policy, action_limit, m)
     limit_x = None if state_limits is None else _positive(state_limits, n, "state_limits")
-    state = equilibrium_of(form, graph, np.zeros(n))
-    lure = lure_loop(form, graph, state)
+    lure = lure_loop(form, graph, equilibrium_of(form, graph, np.zeros(n)))
+    # What is left around the equilibrium, rounded downwards.
+    cage = None if limit_x is None else (limit_x - np.abs(lure.state)) * (1.0 - 1e-15)
     found: RegionOfAttraction | str
     if incremental:
-        found = _largest(lure, form, limit_u, limit_x, decay, local)
+        found = _largest(lure, form, actuator, cage, decay, local)
     else:
-        found = _saturated(lure, form, (low, high), limit_x, decay)
+        found = _saturated(lure, form, actuator, cage, decay)
     if isinstance(found, str):
         raise ValueError(
             f"no region of attraction was proved: {found}. Lower the policy's gain, widen the limits, give "
@@ -210,32 +213,37 @@ def region_of_attraction(
 
 
 def _largest(
-    lure: LureLoop, form: Any, limit_u: np.ndarray, limit_x: np.ndarray | None, decay: float, local: bool
+    lure: LureLoop,
+    form: Any,
+    actuator: tuple[np.ndarray, np.ndarray],
+    cage: np.ndarray | None,
+    decay: float,
+    local: bool,
 ) -> RegionOfAttraction | str:
     """Return the largest incremental region over a sequence of boxes; a string says why there is none."""
-    best: RegionOfAttraction | None = None
-    reason = "no ellipsoid exists for the global slopes of the neurons"
-    boxes: list[np.ndarray | None] = [None]
-    if local and limit_x is not None and np.isfinite(limit_x).all():
-        boxes += [t * limit_x for t in (1.0, 0.7, 0.5, 0.35, 0.2)]
+    found = _try_box(lure, form, actuator, cage, decay, local=False)
+    if not local or (cage is not None and not np.isfinite(cage).all()):
+        return found
+    boxes = [] if cage is None else [t * cage for t in (1.0, 0.7, 0.5, 0.35, 0.2)]
+    if cage is None and isinstance(found, str):
+        natural = _natural(lure, lure.loop, _limits(lure, form, actuator, None))
+        boxes = [] if natural is None else [t * natural for t in (4.0, 1.0, 0.25)]
     for box in boxes:
-        found = _try_box(lure, form, limit_u, limit_x, box, decay)
-        if isinstance(found, str):
-            reason = found
-        elif best is None or found.volume > best.volume:
-            best = found
-    return reason if best is None else best
+        other = _try_box(lure, form, actuator, box, decay, local=True)
+        if not isinstance(other, str) and (isinstance(found, str) or other.volume > found.volume):
+            found = other
+    return found
 
 
 def _saturated(
     lure: LureLoop,
     form: Any,
     actuator: tuple[np.ndarray, np.ndarray],
-    limit_x: np.ndarray | None,
+    cage: np.ndarray | None,
     decay: float,
 ) -> RegionOfAttraction | str:
     """Return the largest region of convergence to the equilibrium with saturation; a string says why there is none."""
-    top = np.full(len(lure.state), np.inf) if limit_x is None else limit_x - np.abs(lure.state)
+    top = np.full(len(lure.state), np.inf) if cage is None else cage
     if not (top > 0.0).all():
         return "the equilibrium is not inside the state limits"
     problem = SaturatedLoop.of(lure, form, actuator)
@@ -262,16 +270,14 @@ def _ends_in_contraction(
     lure: LureLoop, form: Any, actuator: tuple[np.ndarray, np.ndarray], found: SectorEllipsoid
 ) -> bool:
     """Prove that the ball in which trajectories end lies in a region where the loop contracts to one equilibrium."""
-    limit_u = np.minimum(-actuator[0], actuator[1])
-    for size in (1e-2, 1e-4):
-        box = np.abs(lure.state) + size * found.extent
-        inner = _try_box(lure, form, limit_u, box, box, 1.0 - 1e-6)
+    for size in (1e-2, 1e-4, 1e-6):
+        inner = _try_box(lure, form, actuator, size * found.extent, 1.0 - 1e-6, local=True)
         if isinstance(inner, str):
             continue
         radius = Enclosure.exact(np.full((1, 1), found.offset))
         gap = Enclosure.exact(found.shape) - radius.times(radius).times(Enclosure.exact(inner.shape))
         try:
-            prove_positive_semidefinite({(0, 0): gap}, [len(box)])
+            prove_positive_semidefinite({(0, 0): gap}, [len(inner.shape)])
         except NotProvedError:
             continue
         return True
@@ -296,25 +302,27 @@ def _positive(values: Any, size: int, name: str) -> np.ndarray:
 def _try_box(
     lure: LureLoop,
     form: Any,
-    limit_u: np.ndarray,
-    limit_x: np.ndarray | None,
-    box: np.ndarray | None,
+    actuator: tuple[np.ndarray, np.ndarray],
+    cage: np.ndarray | None,
     decay: float,
+    *,
+    local: bool,
 ) -> RegionOfAttraction | str:
-    """Search and prove an ellipsoid, inside a box if one is given; a string says why there is none."""
+    """Search and prove an ellipsoid of deviations within `cage`; a string says why there is none.
+
+    With `local` the slopes of plant and neurons are those of that (finite) box.
+    """
     loop = lure.loop
-    cage = limit_x if box is None else np.maximum(box, np.abs(lure.state))
-    if box is not None:
-        loop = loop.with_slopes(*neuron_slopes(lure, form, cage - np.abs(lure.state)))
+    if cage is not None and local:
+        loop = loop.with_slopes(*_local_slopes(lure, form, actuator, cage))
     loop = loop.with_slopes(*widened(loop.lower, loop.upper))
-    limits = _limits(lure, form, limit_u, cage)
+    limits = _limits(lure, form, actuator, cage)
     free = not limits
-    scale = np.ones(loop.states) if cage is None or not np.isfinite(cage).all() else cage
+    natural = cage if cage is not None and np.isfinite(cage).all() else _natural(lure, loop, limits)
+    scale = np.ones(loop.states) if natural is None else natural
     if free:
-        limits = [
-            Limit(Enclosure.exact(r[None, :]), 1.0, "scale")
-            for r in np.eye(loop.states, loop.states + loop.channels)
-        ]
+        rows = np.eye(loop.states, loop.states + loop.channels) / scale[:, None]
+        limits = [Limit(Enclosure.exact(r[None, :]), 1.0, "scale") for r in rows]
     reason = "the search found no ellipsoid"
     for reserve in (1e-7, 1e-6, 1e-5, 1e-4):
         found = largest_ellipsoid(loop, limits, decay * (1.0 - 1e-7), reserve, scale)
@@ -328,24 +336,51 @@ def _try_box(
         except NotProvedError as error:
             reason = f"an ellipsoid was found but not proved ({error})"
             continue
-        offset = math.sqrt(float(lure.residual @ p @ lure.residual)) / (1.0 - decay)
+        offset = offset_of(lure, p, decay)
         if not offset < 0.5:
             return "no equilibrium of the loop was found near the origin"
-        scope = _scope(form, limit_u, cage, free)
+        scope = _scope(lure, form, actuator, cage, free)
         return RegionOfAttraction(
             lure.state, p, decay, offset, free, scope, (loop.lower, loop.upper), multipliers, form, lure.graph
         )
     return reason
 
 
-def _scope(form: Any, limit_u: np.ndarray, cage: np.ndarray | None, free: bool) -> tuple[str, ...]:
+def _natural(lure: LureLoop, loop: SlopeLoop, limits: list[Limit]) -> np.ndarray | None:
+    rows = np.array([limit.row.middle()[0] / limit.bound for limit in limits])
+    slopes = 0.5 * (loop.lower + loop.upper)
+    return natural_widths(loop, slopes, rows.reshape(-1, loop.states + loop.channels))
+
+
+def _local_slopes(
+    lure: LureLoop, form: Any, actuator: tuple[np.ndarray, np.ndarray], cage: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return slopes of all channels while |Δx| ≤ cage and the applied action is within the actuator's limits."""
+    lower, upper = neuron_slopes(lure, form, cage)
+    swing = np.maximum(lure.action - actuator[0], actuator[1] - lure.action)
+    reach = weighted_reach(form.C_z, cage) + weighted_reach(form.D_zu, swing)
+    reach = np.minimum(reach * (1.0 + 1e-9) + lure.rest.argument, form.z_max + np.abs(lure.argument))
+    for i in np.flatnonzero(np.isfinite(reach)):
+        low, high = plant_slopes(form, lure.argument - reach, lure.argument + reach)
+        lower[i], upper[i] = max(lower[i], low[i]), min(upper[i], high[i])
+    return lower, upper
+
+
+def _scope(
+    lure: LureLoop,
+    form: Any,
+    actuator: tuple[np.ndarray, np.ndarray],
+    cage: np.ndarray | None,
+    free: bool,
+) -> tuple[str, ...]:
     if free:
         return ("global: no limit on states or actions, slopes of the plant hold everywhere",)
     scope = []
     if np.isfinite(form.z_max).any():
         scope.append("slopes of the plant on |C_z x + D_zu u| ≤ z_max")
-    if np.isfinite(limit_u).any():
-        scope.append(f"the actuator never saturates (|u| ≤ {np.round(limit_u, 6).tolist()})")
+    if np.isfinite(actuator).any():
+        low, high = (np.round(side, 6).tolist() for side in actuator)
+        scope.append(f"the actuator never saturates (actions within {low} … {high})")
     if cage is not None:
-        scope.append(f"states within ±{np.round(cage, 6).tolist()}")
+        scope.append(f"deviations of the states within ±{np.round(cage, 6).tolist()}")
     return tuple(scope)

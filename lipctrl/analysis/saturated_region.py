@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
-from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, prove_limit
-from lipctrl.analysis.lure_loop import LureLoop, widened
+from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, natural_widths, prove_limit
+from lipctrl.analysis.lure_loop import LureLoop, offset_of, weighted_reach, widened
 from lipctrl.analysis.policy_graph import assembled, zeros
 from lipctrl.analysis.sectors import neuron_sectors, plant_sectors
 from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop
@@ -72,7 +71,7 @@ class SaturatedLoop:
     def of(cls, lure: LureLoop, form: Any, limits: tuple[np.ndarray, np.ndarray]) -> SaturatedLoop:
         """Assemble the loop; every command at rest must be strictly inside the limits."""
         left, right = lure.action - limits[0], limits[1] - lure.action
-        nearer = np.minimum(left, right)
+        nearer = np.minimum(left, right) * (1.0 - 1e-15) - lure.rest.action
         limited = np.flatnonzero(np.isfinite(nearer))
         if not (nearer > 0.0).all():
             raise ValueError(
@@ -106,16 +105,17 @@ class SaturatedLoop:
             sample_time=base.sample_time,
         )  # fmt: skip
         # How far the applied action can be from rest.
-        return cls(lure, form, loop, argument, k + h + np.arange(q), nearer[limited], np.maximum(left, right))
+        swing = np.maximum(left, right) * (1.0 + 1e-15) + lure.rest.action
+        return cls(lure, form, loop, argument, k + h + np.arange(q), nearer[limited], swing)
 
     def with_sectors(self, cage: np.ndarray) -> SaturatedLoop:
         """Return the loop with sectors that hold while |Δx| ≤ cage (inf: anywhere)."""
         form, lure = self.form, self.lure
         k = len(form.lower)
         # 0·inf is no reach at all.
-        reach = _reach(form.C_z, cage) + _reach(form.D_zu, self.swing)
+        reach = weighted_reach(form.C_z, cage) + weighted_reach(form.D_zu, self.swing)
         within = np.minimum(reach, self.argument_room) * (1.0 + 1e-9)
-        low, high = plant_sectors(form, lure.argument, within)
+        low, high = plant_sectors(form, lure.argument, within, lure.rest.argument)
         steep = np.maximum(np.abs(low), np.abs(high))
         change = np.where(steep > 0.0, steep * np.where(steep > 0.0, within, 0.0), 0.0)
         if np.isfinite(cage).all() and np.isfinite(change).all():
@@ -132,7 +132,7 @@ class SaturatedLoop:
     @property
     def argument_room(self) -> np.ndarray:
         """How far each argument of ψ may move before the form's region ends."""
-        return self.form.z_max - np.abs(self.lure.argument)
+        return (self.form.z_max - np.abs(self.lure.argument)) * (1.0 - 1e-15) - self.lure.rest.argument
 
     def limits(self, cage: np.ndarray) -> list[Limit]:
         """Return the limits that the sectors rely on: states in the cage, arguments in the form's region."""
@@ -178,13 +178,6 @@ class SaturatedLoop:
             raise NotProvedError("the comparison gain has the wrong shape")
 
 
-def _reach(matrix: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Return |matrix|·bound where 0·inf = 0."""
-    weights = np.abs(matrix)
-    product = np.where(weights > 0.0, weights * np.where(weights > 0.0, bound, 0.0), 0.0)
-    return product.sum(axis=1)
-
-
 def search(
     problem: SaturatedLoop, cage: np.ndarray, decay: float, scale: np.ndarray
 ) -> SectorEllipsoid | str:
@@ -199,11 +192,9 @@ def search(
         if guess is None:
             continue
         p = guess.shape
-        # The equilibrium and its image were evaluated in float64.
-        error = np.abs(problem.lure.residual) + 1e-14 * (1.0 + np.abs(problem.lure.state))
-        if is_exact(problem.lure, problem.form):
-            error = np.zeros_like(error)
-        offset = float(np.sqrt(np.abs(error @ np.abs(p) @ error))) / (1.0 - decay)
+        offset = 0.0
+        if not is_exact(problem.lure, problem.form):
+            offset = offset_of(problem.lure, p, decay)
         found = SectorEllipsoid(
             p, (local.loop.lower, local.loop.upper), guess.multipliers, guess.comparison, offset, cage
         )
@@ -233,20 +224,12 @@ def _natural_cage(problem: SaturatedLoop) -> np.ndarray | None:
     tiny = problem.with_sectors(np.full(n, 1e-4)).loop
     slopes = 0.5 * (tiny.lower + tiny.upper)
     slopes[problem.zones] = 0.0
-    matrix = tiny.frozen(slopes)
-    if not np.isfinite(matrix).all() or np.abs(np.linalg.eigvals(matrix)).max(initial=0.0) >= 1.0 - 1e-9:
-        return None
-    spread = scipy.linalg.solve_discrete_lyapunov(matrix, np.eye(n))
-    inner = np.linalg.solve(
-        np.eye(len(slopes)) - slopes[:, None] * tiny.d.middle(), slopes[:, None] * tiny.c.middle()
-    )
-    drive = tiny.c.middle() + tiny.d.middle() @ inner
-    rows = [drive[z] / room for z, room in zip(problem.zones, problem.room, strict=True)]
-    rows += [
-        drive[i] / room for i, room in enumerate(problem.argument_room) if np.isfinite(room) and room > 0.0
-    ]
-    reach = max((float(np.sqrt(r @ spread @ r)) for r in rows), default=0.0)
-    return np.sqrt(np.diag(spread)) / (reach if reach > 0.0 else 1.0)
+    room = np.full(tiny.channels, np.inf)
+    room[: len(problem.argument_room)] = problem.argument_room
+    room[problem.zones] = problem.room
+    met = np.isfinite(room) & (room > 0.0)
+    drive = np.hstack([tiny.c.middle(), tiny.d.middle()])
+    return natural_widths(tiny, slopes, drive[met] / room[met, None])
 
 
 def largest_saturated(problem: SaturatedLoop, top: np.ndarray, decay: float) -> SectorEllipsoid | str:

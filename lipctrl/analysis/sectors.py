@@ -21,11 +21,13 @@ Slopes = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _PIECES = 24
 
 
-def sector_bounds(slopes: Slopes, center: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def sector_bounds(
+    slopes: Slopes, center: np.ndarray, reach: np.ndarray, loose: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the sector of each channel for |d| ≤ reach: lower ≤ (σ(c + d) - σ(c))/d ≤ upper.
 
     The quotient is a mean of slopes between c and c + d; pieces of the range are bounded one by one and summed from the
-    centre outwards, so that it is exact up to the width of a piece. `reach` finite.
+    centre outwards, so that it is exact up to the width of a piece. `reach` finite; the centre is known up to `loose`.
 
     Examples
     --------
@@ -42,7 +44,7 @@ def sector_bounds(slopes: Slopes, center: np.ndarray, reach: np.ndarray) -> tupl
             near, far = reach * piece / _PIECES, reach * (piece + 1) / _PIECES
             ends = center + side * near, center + side * far
             # Outwards, so that rounding of the ends and of the centre leaves no gap.
-            edge = 1e-13 * (1.0 + np.abs(center) + far)
+            edge = 1e-13 * (1.0 + np.abs(center) + far) + loose
             low, high = slopes(np.minimum(*ends) - edge, np.maximum(*ends) + edge)
             if piece == 0:
                 lower, upper = np.minimum(lower, low), np.maximum(upper, high)
@@ -74,8 +76,10 @@ def sine_slopes(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.maximum(bottom, -1.0), np.minimum(top, 1.0)
 
 
-def plant_sectors(form: Any, center: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return sectors of a Lur'e form's channels about z = center for |Δz| ≤ reach.
+def plant_sectors(
+    form: Any, center: np.ndarray, reach: np.ndarray, loose: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return sectors of a Lur'e form's channels about z = center, known up to `loose`, for |Δz| ≤ reach.
 
     ψ = sin, tanh and the identity are bounded by their own derivatives; any other ψ keeps the form's slopes.
     """
@@ -88,7 +92,7 @@ def plant_sectors(form: Any, center: np.ndarray, reach: np.ndarray) -> tuple[np.
     cut = np.isfinite(reach)
     if slopes is None or not cut.any():
         return lower, upper
-    low, high = sector_bounds(slopes, center[cut], reach[cut])
+    low, high = sector_bounds(slopes, center[cut], reach[cut], loose[cut])
     lower[cut], upper[cut] = np.maximum(lower[cut], low), np.minimum(upper[cut], high)
     return lower, np.maximum(upper, lower)
 
@@ -101,7 +105,7 @@ def neuron_sectors(
     return bounded_neurons(lure, form, reach_y, _neuron_sector)
 
 
-def _neuron_sector(sigma: Activation, center: np.ndarray, reach: np.ndarray) -> Interval:
+def _neuron_sector(sigma: Activation, center: np.ndarray, reach: np.ndarray, loose: np.ndarray) -> Interval:
     if not np.isfinite(reach).all():
         return np.full(reach.shape, -np.inf), np.full(reach.shape, np.inf)
-    return sector_bounds(lambda low, high: slope_range(sigma, low, high), center, reach)
+    return sector_bounds(lambda low, high: slope_range(sigma, low, high), center, reach, loose)

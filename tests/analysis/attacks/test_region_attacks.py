@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -191,3 +192,82 @@ def test_a_region_of_a_smaller_box_does_not_pass_for_a_larger(swing):
     path, actions = grown.simulate(grown.boundary(60), 400)
     outside = np.abs(actions).max() > 0.7 or not grown.contains(path[1:]).all()
     assert outside
+
+
+def linear_form(a, b):
+    """Return x⁺ = Ax + Bu, y = x."""
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    n, m = b.shape
+    return LureForm(
+        A=a, B=b, B_w=np.zeros((n, 0)), C_z=np.zeros((0, n)), D_zu=np.zeros((0, m)), lower=np.zeros(0),
+        upper=np.zeros(0), z_max=np.zeros(0), C=np.eye(n), D_w=np.zeros((n, 0)), y_0=np.zeros(n), dt=0.1,
+        psi=np.positive,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_the_equilibrium_is_within_the_offset_in_exact_arithmetic(incremental):
+    """No double is the equilibrium of these loops, and float64 may see no residual where there is one."""
+    for a, b, k, f in (
+        (0.9, 0.1, -2.0, 1.0),
+        (0.5, 3.0, -0.1, 7.0),
+        (0.3, 0.7, -0.9, 1e6),
+        (0.7, 1e8, -1e-9, 0.3),
+    ):
+        region = region_of_attraction(
+            linear_form(a, b), rules.linear([[k]], [f]), action_limit=1e9, incremental=incremental
+        )
+        a, b, k, f = (Fraction(v) for v in (a, b, k, f))
+        rest = b * f / (1 - a - b * k)
+        away = (rest - Fraction(float(region.center[0]))) ** 2 * Fraction(float(region.shape[0, 0]))
+        assert away > 0
+        assert away <= Fraction(region.offset) ** 2
+        assert region.offset < 1e-6
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_a_valve_that_opens_from_zero_to_ten(incremental):
+    """Limits on one side of zero, and an equilibrium between them that is far from the origin."""
+    valve = rules.projection(rules.linear([[-2.0]], [15.0]), [0.0], [10.0])
+    region = region_of_attraction(linear_form(0.9, 0.1), valve, incremental=incremental)
+    assert region.center[0] == pytest.approx(5.0)
+    if incremental:
+        assert region.extent[0] == pytest.approx(2.5, rel=1e-4)  # u = 15 - 2x reaches both limits there
+    else:
+        assert region.extent[0] > 100.0
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_state_limits_hold_around_an_equilibrium_away_from_the_origin(incremental):
+    bent = rules.total(
+        rules.linear([[-1.5]], [15.0]), rules.series(rules.elementwise("tanh", 1), rules.linear([[-0.5]]))
+    )
+    for limit in (6.0, 20.0):
+        region = region_of_attraction(
+            linear_form(0.9, 0.1), bent, state_limits=[limit], incremental=incremental
+        )
+        assert 5.0 < region.center[0] < 6.0
+        room = limit - region.center[0]
+        assert 0.9 * room < region.extent[0] <= room
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_units_of_the_states_do_not_matter(incremental):
+    a, b = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.005], [0.1]])
+    gain = np.array([[-1.0, -1.7]])
+    bend = rules.series(rules.linear([[0.0, 0.3]]), rules.elementwise("tanh", 1), rules.linear([[-0.2]]))
+
+    def volume(units):
+        inside = rules.series(rules.linear(np.diag(1.0 / units)), bend)
+        region = region_of_attraction(
+            linear_form(a * units[:, None] / units, b * units[:, None]),
+            rules.centered(gain / units, inside),
+            action_limit=1.0,
+            incremental=incremental,
+        )
+        return region.volume / np.prod(units)
+
+    plain = volume(np.ones(2))
+    assert plain > 4.0
+    for units in ([1e6, 1.0], [1e-5, 1e5], [1e-8, 1e-7]):
+        assert volume(np.array(units)) == pytest.approx(plain, rel=0.05)

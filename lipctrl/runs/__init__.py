@@ -18,7 +18,7 @@ _MODULES = {
     "design_policy": "design",
     "build_policy": "design",
     "output_gain": "design",
-    "SweepResult": "sweeps",
+    "SweepResult": "table",
     "sweep": "sweeps",
 }
 

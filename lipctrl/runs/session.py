@@ -44,15 +44,18 @@ class Schedule:
     """stop after this many validations without a new best"""
     threads: int = 1
     """CPU threads of torch; one is fastest for small networks, and equal threads give equal bits"""
+    evaluation_seed: int | None = None
+    """of the unseen episodes after the end; None: a stream of the run's own seed. Equal seeds compare runs fairly"""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if name == "target_return":
                 fine, wanted = value is None or not math.isnan(value), "a number or None"
             else:
-                none = value is None and name in ("validation_episodes", "patience")
-                fine = none or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
-                wanted = "a whole number, at least 1"
+                none = value is None and name in ("validation_episodes", "patience", "evaluation_seed")
+                least = 0 if name == "evaluation_seed" else 1
+                fine = none or (isinstance(value, int) and not isinstance(value, bool) and value >= least)
+                wanted = f"a whole number, at least {least}"
             if not fine:
                 raise ValueError(f"schedule {name} is {value!r}; expected {wanted}")
 
@@ -280,7 +283,9 @@ class Session:
         policy: Any = self.learner.policy
         policy.load_state_dict(self.best_weights)
         self._save_best()
-        episodes, seed = self.schedule.evaluation_episodes, self.streams["evaluation"]
+        episodes, seed = self.schedule.evaluation_episodes, self.schedule.evaluation_seed
+        if seed is None:
+            seed = self.streams["evaluation"]
         try:
             result = evaluate(
                 policy, self.task, episodes=episodes, seed=seed, device=self.learner.simulator.device

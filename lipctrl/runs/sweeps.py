@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import math
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lipctrl.runs.executor import Outcome, run_jobs
-from lipctrl.runs.files import RunError, read_json, write_bytes, write_json
-
-Row = dict[str, Any]
-
-# The axes of a sweep, in the order of the table.
-AXES = (
-    "env_id",
-    "algorithm",
-    "parametrization",
-    "lipschitz",
-    "seed",
-    "steps",
-    "width",
-    "depth",
-    "activation",
-    "trade_off",
-)
-RESULTS = (
-    "status",
-    "mean_return",
-    "standard_error",
-    "certified_gain",
-    "certified_radius",
-    "verdict",
-    "margin_lower",
-    "margin",
-    "seconds",
-    "attempts",
-    "folder",
-    "error",
-)
+from lipctrl.runs.files import RunError, read_json
+from lipctrl.runs.member import train_one
+from lipctrl.runs.table import AXES, RESULTS, Row, SweepResult
 
 
 @dataclass(frozen=True)
@@ -76,99 +45,6 @@ class Range:
         return float(f"{value:.4g}")
 
 
-class Point(NamedTuple):
-    """One run in a plot: its mean return, its certified margin (NaN without one), its group and name."""
-
-    performance: float
-    margin: float
-    group: str
-    name: str
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """The table of a sweep: one row (dict) a run, with `AXES`, then `RESULTS`.
-
-    `margin` is the upper end of the incremental gain margin of the linearised loop, `margin_lower` its lower end;
-    None where nothing was certified (the `verdict` says why) or there is no plant to analyse. `status` is "done"
-    or "failed".
-    """
-
-    rows: tuple[Row, ...]
-
-    @property
-    def failures(self) -> tuple[Row, ...]:
-        """Return the rows of runs that failed; their `error` says why."""
-        return tuple(row for row in self.rows if row["status"] == "failed")
-
-    def pareto(self) -> tuple[Row, ...]:
-        """Return the certified runs that no other run beats in both mean return and margin, by rising margin.
-
-        Margins that agree to a millionth count as equal: certificates of one bound differ by rounding.
-        """
-        known = [row for row in self.rows if row["status"] == "done" and row["margin"] is not None]
-        front: list[Row] = []
-        for row in sorted(known, key=lambda r: (r["margin"], r["mean_return"]), reverse=True):
-            better = not front or row["mean_return"] > front[-1]["mean_return"]
-            if front and better and math.isclose(row["margin"], front[-1]["margin"], rel_tol=1e-6):
-                front.pop()
-            if better:
-                front.append(row)
-        return tuple(reversed(front))
-
-    def points(self, group: str = "parametrization") -> list[Point]:
-        """Return the finished runs as `lipctrl.plots.pareto.pareto_plot` draws them, grouped by an axis."""
-        return [
-            Point(
-                row["mean_return"],
-                math.nan if row["margin"] is None else row["margin"],
-                str(row[group]),
-                f"L={row['lipschitz']}" if row["trade_off"] is None else f"price {row['trade_off']:g}",
-            )
-            for row in self.rows
-            if row["status"] == "done"
-        ]
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the table as .csv or .json, atomically."""
-        path = Path(path)
-        if path.suffix == ".json":
-            write_json(path, list(self.rows))
-        elif path.suffix == ".csv":
-            text = io.StringIO()
-            writer = csv.DictWriter(text, [*AXES, *RESULTS], lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in self.rows)
-            write_bytes(path, text.getvalue().encode())
-        else:
-            raise ValueError(f"{path} ends in {path.suffix!r}; expected .csv or .json")
-        return path
-
-    def __str__(self) -> str:
-        varied = [a for a in AXES if len({json.dumps(row[a]) for row in self.rows}) > 1] or ["seed"]
-        best = {id(row) for row in self.pareto()}
-        lines = [[*varied, "mean return", "gain", "verdict", "margin", "attempts", ""]]
-        for row in self.rows:
-            if row["status"] == "failed":
-                tail = ["-", "-", "failed", "-", str(row["attempts"]), row["error"].splitlines()[0]]
-            else:
-                margin = "-" if row["margin"] is None else f"{row['margin']:.4g}"
-                spread = "" if row["standard_error"] is None else f" ± {row['standard_error']:.3g}"
-                tail = [
-                    f"{row['mean_return']:.4g}{spread}",
-                    f"{row['certified_gain']:.4g}",
-                    row["verdict"] or "no plant",
-                    margin,
-                    str(row["attempts"]),
-                    "Pareto" if id(row) in best else "",
-                ]
-            lines.append([*(str(row[a]) for a in varied), *tail])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(c.ljust(w) for c, w in zip(l, widths, strict=True)).rstrip() for l in lines
-        )
-
-
 def sweep(
     env_id: str,
     *,
@@ -189,6 +65,7 @@ def sweep(
     settings: Mapping[str, Any] | None = None,
     trade_off: float | None = None,
     episodes: int = 100,
+    evaluation_seed: int = 1,
     sweep_seed: int = 0,
     on_result: Callable[[Row], None] | None = None,
 ) -> SweepResult:
@@ -197,6 +74,10 @@ def sweep(
     Every run has its own folder in `out`, as `lipctrl.train` writes it. `out/sweep.json` and `out/sweep.csv` hold
     the table and are replaced, atomically, whenever a run ends. A failed run is a row with its error. A run whose
     worker was killed goes on from its last checkpoint.
+
+    All runs of one environment are evaluated on the same unseen episodes (starts and drawn parameters), so that the
+    luck of the episodes is no part of what tells them apart. `lipctrl evaluate RUN --episodes 100 --seed 1` repeats
+    a row.
 
     Parameters
     ----------
@@ -210,7 +91,8 @@ def sweep(
     env_options : keywords of the environment.
     settings : of the algorithm, by name, such as {"environments": 32}; every algorithm of the sweep must have them.
     trade_off : None, or the price of the gain: the bound is then a cap (`gain_price` of the algorithms). An axis, too.
-    episodes : unseen episodes of each run's evaluation.
+    episodes, evaluation_seed : number and seed of the episodes of the evaluation, common to all runs and seen by none.
+        Runs of an earlier sweep that were evaluated on others are evaluated again, and not trained again.
     sweep_seed : of the random choice of combinations.
     on_result : called with each row as its run ends.
 
@@ -253,7 +135,13 @@ def sweep(
             # Folders of earlier sweeps keep their names.
             del job["trade_off"]
         key = _key(job)
-        jobs[key] = {"trade_off": None, "settings": {}, **job, "folder": str((folder / key).absolute())}
+        jobs[key] = {
+            "trade_off": None,
+            "settings": {},
+            **job,
+            "evaluation_seed": evaluation_seed,
+            "folder": str((folder / key).absolute()),
+        }
     rows = _finished(folder, resume, jobs)
     left = {key: job for key, job in jobs.items() if key not in rows}
     for outcome in run_jobs(train_one, left, workers=workers, address=address, max_retries=max_retries):
@@ -339,7 +227,14 @@ def _finished(folder: Path, resume: bool, jobs: Mapping[str, Any]) -> dict[str, 
             f"{folder} already holds a sweep; continue it with resume=True, or choose another folder"
         )
     earlier = read_json(path, "table of a sweep")
-    kept = [row for row in earlier if row["key"] in jobs and row["status"] == "done"]
+    kept = [
+        row
+        for row in earlier
+        if row["key"] in jobs
+        and row["status"] == "done"
+        # Tables of the first versions were evaluated on episodes of each run's own.
+        and row.get("evaluation_seed") == jobs[row["key"]]["evaluation_seed"]
+    ]
     for row in kept:
         for axis in AXES:
             # Tables of the first versions lack the newer axes.
@@ -369,69 +264,3 @@ def _save(folder: Path, jobs: Mapping[str, Any], rows: Mapping[str, Row]) -> Swe
     result.save(folder / "sweep.json")
     result.save(folder / "sweep.csv")
     return result
-
-
-def train_one(job: Row) -> Row:
-    """Train, evaluate and analyse the policy of one point of a sweep; runs on a worker.
-
-    Continues from the folder's last checkpoint when an earlier attempt left one.
-    """
-    from lipctrl.runs.design import design_policy
-    from lipctrl.runs.loop import ALGORITHMS, Schedule, train
-    from lipctrl.training.environments import find_task
-
-    folder = Path(job["folder"])
-    write_json(folder / "worker.json", {"pid": os.getpid(), "host": socket.gethostname()})
-    task = find_task(job["env_id"], job["env_options"])
-    design = design_policy(
-        task,
-        **{
-            name: job[name]
-            for name in ("lipschitz", "parametrization", "width", "depth", "activation", "seed")
-        },
-        trainable_lipschitz=job["trade_off"] is not None,
-    )
-    price = {} if job["trade_off"] is None else {"gain_price": job["trade_off"]}
-    continued = (folder / "checkpoint.safetensors").exists()
-    if not continued:
-        # Killed between the first file and the first checkpoint: there is nothing to continue.
-        (folder / "config.json").unlink(missing_ok=True)
-    run = train(
-        job["env_id"],
-        design.policy,
-        job["algorithm"],
-        job["steps"],
-        job["seed"],
-        out=folder,
-        resume=continued,
-        config=ALGORITHMS[job["algorithm"]].Config(**job["settings"], **price),
-        schedule=Schedule(evaluation_episodes=job["episodes"]),
-        env_options=job["env_options"],
-        guarantee=design.guarantee,
-        progress=False,
-    )
-    certificate = run.certificate
-    return {
-        "mean_return": run.evaluation["mean_return"],
-        "standard_error": run.evaluation["standard_error"],
-        "certified_gain": certificate.gain,
-        "certified_radius": certificate.radius,
-        **_margins(task.plant, certificate),
-    }
-
-
-def _margins(plant: Any, certificate: Any) -> Row:
-    """Return the verdict on the linearised loop and, where it is certified, its incremental gain margin."""
-    if plant is None:
-        return {}
-    from lipctrl.analysis import analyze
-
-    report = analyze(plant.linearize(), certificate)
-    if str(report.verdict) != "certified":
-        return {"verdict": str(report.verdict)}
-    margin = report.incremental_gain_margin
-    return {
-        "verdict": str(report.verdict),
-        "margin_lower": float(margin.lower),
-        "margin": float(margin.upper) if math.isfinite(margin.upper) else None,
-    }

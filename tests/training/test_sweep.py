@@ -197,6 +197,44 @@ def test_finished_runs_are_kept_and_failed_ones_run_again(tmp_path: Path) -> Non
         sweep(PENDULUM, grid=grid, out=tmp_path, resume=False, **QUICK)
 
 
+def evaluation_of(row: dict[str, Any]) -> dict[str, Any]:
+    return json.loads((Path(row["folder"]) / "evaluation.json").read_text())
+
+
+def test_all_runs_are_evaluated_on_the_same_unseen_episodes(tmp_path: Path) -> None:
+    result = sweep(PENDULUM, grid={"seed": [0, 1], "lipschitz": [1e-3]}, out=tmp_path, **QUICK)
+    one, two = map(evaluation_of, result.rows)
+    assert one["reset_seeds"] == two["reset_seeds"]
+    # Residuals of gain 1e-3 are next to nothing: episodes differ by their starts, and those are common.
+    spread = max(one["returns"]) - min(one["returns"])
+    assert max(abs(a - b) for a, b in zip(one["returns"], two["returns"], strict=True)) < 0.1 * spread
+    assert "returns over 4 unseen episodes (seed 1)" in str(result)
+    streams = [json.loads((Path(r["folder"]) / "config.json").read_text())["streams"] for r in result.rows]
+    assert not {1, *one["reset_seeds"]} & {seed for s in streams for seed in s.values()}
+    # A row can be repeated by hand.
+    repeated = lipctrl.training.evaluate(
+        lipctrl.load_run(result.rows[0]["folder"]).policy, PENDULUM, episodes=4, seed=1
+    )
+    assert repeated.mean == result.rows[0]["mean_return"]
+
+
+def test_runs_evaluated_on_other_episodes_are_evaluated_again_and_not_trained_again(tmp_path: Path) -> None:
+    first = sweep(PENDULUM, grid={"seed": [0, 1]}, out=tmp_path, **QUICK)
+    old = [{k: v for k, v in row.items() if k not in ("episodes", "evaluation_seed")} for row in first.rows]
+    old[0]["mean_return"] = -123.0
+    (tmp_path / "sweep.json").write_text(json.dumps(old))
+    weights = [(Path(row["folder"]) / "weights.safetensors").read_bytes() for row in first.rows]
+    again = sweep(PENDULUM, grid={"seed": [0, 1]}, out=tmp_path, **QUICK)
+    assert [r["mean_return"] for r in again.rows] == [r["mean_return"] for r in first.rows]
+    other = sweep(PENDULUM, grid={"seed": [0, 1]}, out=tmp_path, evaluation_seed=7, **QUICK)
+    assert [evaluation_of(r)["seed"] for r in other.rows] == [7, 7]
+    assert [r["mean_return"] for r in other.rows] != [r["mean_return"] for r in first.rows]
+    assert len({row["folder"] for row in (*first.rows, *again.rows, *other.rows)}) == 2
+    assert weights == [(Path(row["folder"]) / "weights.safetensors").read_bytes() for row in first.rows]
+    lines = [(Path(row["folder"]) / "metrics.csv").read_text().count("\n") for row in first.rows]
+    assert lines == [2, 2]
+
+
 def test_a_sweep_over_the_price_of_the_gain_with_settings_of_its_own(tmp_path: Path) -> None:
     result = sweep(
         "lipctrl/Pendulum-v0",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 
 from lipctrl.cli.app import app
@@ -25,3 +27,6 @@ def main() -> None:
             raise
         print(f"lipctrl: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Everything is done and said: a Ctrl-C while the interpreter takes itself down would only print a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

@@ -82,12 +82,8 @@ def run_training(
             guarantee=None if resume or made is None else made.guarantee,
         )
     except KeyboardInterrupt as stop:
-        # Without a word nothing has been saved so far.
-        say(
-            f"stopped; {stop}. Continue with --resume --out {path}"
-            if stop.args
-            else "stopped before the first save"
-        )
+        what = str(stop) or "nothing new was saved"
+        say(f"stopped; {what}. Continue with --resume --out {path}" if path.exists() else f"stopped; {what}")
         raise
     say(str(run))
     say(f"next: lipctrl analyze {run.path}")

@@ -7,9 +7,10 @@ from lipctrl.training.algorithm import Algorithm, TrainingDivergedError
 from lipctrl.training.apg import APG, APGConfig
 from lipctrl.training.attack import Attack, Wave
 from lipctrl.training.environments import EnvironmentFailedError, Task, find_task
-from lipctrl.training.evaluation import Evaluation, Perturbation, evaluate
+from lipctrl.training.evaluation import Evaluation, evaluate
 from lipctrl.training.experts import default_expert, lqr_expert, lqr_gain, swing_up_expert
 from lipctrl.training.imitation import Imitation, ImitationConfig
+from lipctrl.training.perturbation import Perturbation
 from lipctrl.training.ppo import PPO, PPOConfig
 from lipctrl.training.rollout import (
     GymSimulator,

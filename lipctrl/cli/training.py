@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,18 @@ def run_training(
         algorithm = "apg" if made is not None and made.guarantee is not None else "ppo"
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm is {algorithm!r}; expected auto, {', '.join(ALGORITHMS)}")
-    settings = {**_stored(config), **settings}
-    if trade_off is not None:
-        settings["gain_price"] = trade_off
-    if target is not None:
-        settings["target_return"] = target
+    flags = {"gain_price": trade_off, "target_return": target}
+    settings = {**_stored(config), **settings, **{k: v for k, v in flags.items() if v is not None}}
     path = out or default_path(task, algorithm, seed)
     chosen, schedule = _settings(ALGORITHMS[algorithm].Config, settings, algorithm, path if resume else None)
     say(f"{task.env_id}: {algorithm}, seed {seed}" + (f", trained on {task.twin}" if task.twin else ""))
     for reason in () if resume or made is None else made.reasons:
         say(f"  {reason}")
-    try:
+    policy = None if made is None or (resume and not described) else made.policy
+    with _saying_what_is_saved(path, say):
         run = train(
             env,
-            None if made is None or (resume and not described) else made.policy,
+            policy,
             algorithm,
             steps,
             seed,
@@ -81,12 +80,18 @@ def run_training(
             env_options=options,
             guarantee=None if resume or made is None else made.guarantee,
         )
+    say(str(run))
+    say(f"next: lipctrl analyze {run.path}")
+
+
+@contextmanager
+def _saying_what_is_saved(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt as stop:
         what = str(stop) or "nothing new was saved"
         say(f"stopped; {what}. Continue with --resume --out {path}" if path.exists() else f"stopped; {what}")
         raise
-    say(str(run))
-    say(f"next: lipctrl analyze {run.path}")
 
 
 def _stored(config: Path | None) -> dict[str, Any]:

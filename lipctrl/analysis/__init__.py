@@ -4,7 +4,7 @@ Names are loaded on first use, so that a check of one criterion does not pay for
 files; in each group what users call comes first, and what it is made of after the semicolon:
 
 - one call: closed_loop; report, verdict
-- what is analysed: plant, ball, linearize; canonical, loop, policy_graph, lure_loop
+- what is analysed: plant, ball, linearize; canonical, interconnection, loop, policy_graph, lure_loop
 - H∞ norms: hinf; cover, modal, delay_chains, discs, spectrum
 - quadratic forms over all frequencies, which most proofs of LTI loops use: popov, popov_minimum, popov_levels;
   popov_pencil, kyp, sweep
@@ -13,10 +13,10 @@ files; in each group what users call comes first, and what it is made of after t
 - margins of a ball: margins, phase, delay_margin, incremental_disk; continuation, delay_proof, lag, falsify_linear,
   destabilize
 - disks: disk; disk_ends, disk_loop, pointwise, periodic, disk_falsifier
-- models of delays: delays
+- models of delays: delays, pade_delay; all_pass
 - stability radii: radius, block_radius; real_radius, blocks, scaled_gain
 - the policy's own neurons: structured, l2_gain, recentre; slope_loop, contraction, barrier
-- regions of attraction: region; saturated_region, ellipsoid, sectors
+- regions of attraction: region; rest, saturated_region, ellipsoid, sectors
 - basins of attraction: attraction, basin_gain; cells, cell_proof, psi_samples
 - scaled relative graphs: srg
 - boxes of parameters: parameter_box
@@ -53,9 +53,9 @@ _PUBLIC = {
     "incremental_phase_margin": "phase",
     "DelayMargin": "delay_margin",
     "incremental_delay_margin": "delay_margin",
-    "PadeDelay": "delays",
+    "PadeDelay": "pade_delay",
     "delayed": "delays",
-    "pade": "delays",
+    "pade": "pade_delay",
     "stability_radius": "radius",
     "worst_deviation": "radius",
     "StructuredRadius": "block_radius",

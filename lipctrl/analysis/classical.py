@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.disk import series
+from lipctrl.analysis.interconnection import open_loop
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import as_realization
@@ -70,7 +70,7 @@ def classical_margins(sys: Any, gain: Any = 1.0) -> ClassicalMargins:
     >>> print(classical_margins(control.tf([1], [1, -1]), 0.5))
     none: the loop is nominally unstable
     """
-    loop = series(as_realization(sys, "sys"), as_realization(gain, "gain"))
+    loop = open_loop(as_realization(sys, "sys"), as_realization(gain, "gain"))
     if loop.outputs != 1:
         raise ValueError(
             f"sys·gain has {loop.outputs} channels; classical margins are those of a single loop. For several at once "

@@ -11,7 +11,7 @@ import numpy as np
 
 from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.delay_proof import dies_out, tolerates_delays
-from lipctrl.analysis.delays import delayed_realization, pade
+from lipctrl.analysis.delays import delayed_realization
 from lipctrl.analysis.destabilize import (
     Destabilization,
     LinearLoop,
@@ -29,6 +29,7 @@ from lipctrl.analysis.falsify_linear import (
 from lipctrl.analysis.lag import LagSearch
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.pade_delay import pade
 from lipctrl.analysis.phase import ball_member, certified_angle, certified_loop, in_hertz, rotated_response
 from lipctrl.analysis.plant import Realization
 from lipctrl.analysis.verdict import Verdict

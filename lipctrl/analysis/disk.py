@@ -14,10 +14,11 @@ from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, pha
 from lipctrl.analysis.disk_falsifier import smallest_disks
 from lipctrl.analysis.disk_loop import DiskLoop
 from lipctrl.analysis.falsify_linear import STEPS, LinearPolicy, unstable_pole
+from lipctrl.analysis.interconnection import open_loop
 from lipctrl.analysis.loop import close_loop
-from lipctrl.analysis.midrad import MidRad, block
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.periodic import periodic_destabilization
-from lipctrl.analysis.plant import Realization, as_realization, common_timebase
+from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.pointwise import pointwise_alpha
 from lipctrl.analysis.scaled_gain import scaled_norm
 from lipctrl.analysis.spectrum import internal_stability
@@ -128,7 +129,7 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     0.458 [0.63, 1.59]
     """
     skew = finite_skew(skew)
-    loop = series(as_realization(sys, "sys"), as_realization(gain, "gain"))
+    loop = open_loop(as_realization(sys, "sys"), as_realization(gain, "gain"))
     n = loop.outputs
     whole = _margin(loop, tuple(range(n)), skew)
     if n == 1:
@@ -146,22 +147,6 @@ def finite_skew(skew: Any) -> float:
     if not math.isfinite(value):
         raise ValueError(f"skew is {skew!r}; expected a finite number (0 is balanced)")
     return value
-
-
-def series(plant: Realization, gain: Realization) -> Realization:
-    """Return plant·gain of one timebase with all modes kept."""
-    if gain.outputs != plant.inputs or gain.inputs != plant.outputs:
-        raise ValueError(
-            f"gain maps {gain.inputs} outputs of the plant to {gain.outputs} inputs; sys has {plant.outputs} outputs "
-            f"and {plant.inputs} inputs, so gain must have shape ({plant.inputs}, {plant.outputs})"
-        )
-    sample_time, timebase = common_timebase([plant, gain])
-    lower_left = MidRad(np.zeros((gain.states, plant.states)))
-    a = block([[plant.a, plant.b @ gain.c], [lower_left, gain.a]])
-    b = block([[plant.b @ gain.d], [gain.b]])
-    c = block([[plant.c, plant.d @ gain.c]])
-    static = plant.static and gain.static
-    return Realization(a, b, c, plant.d @ gain.d, sample_time, timebase, static=static)
 
 
 def _sensitivity(loop: Realization, channels: tuple[int, ...], skew: float) -> Realization:

@@ -345,3 +345,10 @@ def common_timebase(systems: list[Realization], name: str = "loop") -> tuple[flo
             "state the same dt everywhere"
         )
     return dynamic[0].sample_time, dynamic[0].timebase
+
+
+def to_control(system: Realization, dt: Any) -> Any:
+    """Return the midpoints of a realisation as a `control.StateSpace` with python-control's timebase dt."""
+    import control
+
+    return control.ss(system.A, system.B, system.C, system.D, dt)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipctrl.analysis.delays import delayed, pade
+from lipctrl.analysis.delays import delayed
+from lipctrl.analysis.pade_delay import pade
 
 
 def random_loop(seed):

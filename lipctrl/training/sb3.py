@@ -22,20 +22,12 @@ from torch import Tensor, nn
 from lipctrl.nn import LipschitzResNet
 from lipctrl.nn.squashed import Squashed
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
+from lipctrl.training.sb3_wrappers import refuse_hidden_factors
 
 try:
     from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.torch_layers import MlpExtractor
-    from stable_baselines3.common.vec_env import (
-        VecCheckNan,
-        VecEnvWrapper,
-        VecFrameStack,
-        VecMonitor,
-        VecNormalize,
-        VecVideoRecorder,
-    )
     from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor, SACPolicy
 except ImportError as error:
     raise ImportError(
@@ -43,33 +35,6 @@ except ImportError as error:
     ) from error
 
 __all__ = ["CertifiedActorCriticPolicy", "CertifiedSACPolicy", "certified_policy"]
-
-# Wrappers that neither scale nor shift: the units that the model sees are those of the environment.
-_HARMLESS: tuple[type, ...] = (
-    Monitor,
-    gymnasium.RewardWrapper,
-    gymnasium.wrappers.Autoreset,
-    gymnasium.wrappers.ClipAction,
-    gymnasium.wrappers.FlattenObservation,
-    gymnasium.wrappers.HumanRendering,
-    gymnasium.wrappers.NormalizeReward,
-    gymnasium.wrappers.OrderEnforcing,
-    gymnasium.wrappers.PassiveEnvChecker,
-    gymnasium.wrappers.RecordEpisodeStatistics,
-    gymnasium.wrappers.RecordVideo,
-    gymnasium.wrappers.RenderCollection,
-    gymnasium.wrappers.TimeLimit,
-)
-# What can be asked of environments in other processes, whose wrappers cannot be looked at.
-_SCALING: tuple[type, ...] = (
-    gymnasium.wrappers.NormalizeObservation,
-    gymnasium.wrappers.RescaleAction,
-    gymnasium.wrappers.RescaleObservation,
-    gymnasium.wrappers.TransformAction,
-    gymnasium.wrappers.TransformObservation,
-)
-# A stack of frames is not scaled: the certificate then has as many inputs as the stack, and is about that.
-_HARMLESS_VECTORS: tuple[type, ...] = (VecCheckNan, VecFrameStack, VecMonitor, VecVideoRecorder)
 
 
 def _box(what: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
@@ -374,43 +339,8 @@ def certified_policy(
             f"the model's policy is a {type(policy).__name__}; expected CertifiedActorCriticPolicy (PPO, A2C) or "
             "CertifiedSACPolicy (SAC). For a plain network use lipctrl.certify"
         )
-    _refuse_hidden_factors(model, trusted)
+    refuse_hidden_factors(model, trusted)
     return policy.certified()
-
-
-def _refuse_hidden_factors(model: BaseAlgorithm, trusted: tuple[type, ...]) -> None:
-    """Raise unless every wrapper between the model and its environment is known to keep the units."""
-    outer: Any = model.get_env()
-    while isinstance(outer, VecEnvWrapper):
-        if isinstance(outer, VecNormalize):
-            if outer.norm_obs:
-                raise ValueError(
-                    "the model sees observations scaled by VecNormalize, a factor that the policy does not know; use "
-                    "VecNormalize(norm_obs=False) and give the policy observation_scale=… instead"
-                )
-        elif not isinstance(outer, (*_HARMLESS_VECTORS, *trusted)):
-            raise _hidden(type(outer))
-        outer = outer.venv
-    if outer is None:
-        return
-    if not hasattr(outer, "envs"):
-        for kind in _SCALING:
-            if not issubclass(kind, trusted) and any(outer.env_is_wrapped(kind)):
-                raise _hidden(kind)
-    for env in getattr(outer, "envs", []):
-        layer = env
-        while isinstance(layer, gymnasium.Wrapper):
-            if not isinstance(layer, (*_HARMLESS, *trusted)):
-                raise _hidden(type(layer))
-            layer = layer.env
-
-
-def _hidden(kind: type) -> ValueError:
-    return ValueError(
-        f"the environment is wrapped in {kind.__name__}, which may change the units of observations or actions outside "
-        "of the certificate; train without it and use observation_scale=…, or, if it changes neither, pass "
-        f"trusted=({kind.__name__},)"
-    )
 
 
 def _refuse_algorithm(name: str, wanted: str) -> AttributeError:

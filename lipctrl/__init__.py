@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Certificate": "lipctrl.certificate",
     "CertificateFormatError": "lipctrl.certificate",
-    "load_certificate": "lipctrl.certificate",
+    "load_certificate": "lipctrl.certificate_reader",
     "NotProvedError": "lipctrl.positivity",
     "CheckReport": "lipctrl.checker",
     "check": "lipctrl.checker",

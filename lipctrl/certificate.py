@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +36,15 @@ MOST_INDENTS = 40
 
 
 class CertificateFormatError(ValueError):
-    """A file or a dictionary is not a lipctrl certificate."""
+    """A file or a dictionary is not a lipctrl certificate.
+
+    Examples
+    --------
+    >>> Certificate("linear", 1.0, 1, 1, norm="l1")
+    Traceback (most recent call last):
+    ...
+    lipctrl.certificate.CertificateFormatError: norm is 'l1'; expected one of ('l2', 'linf')
+    """
 
 
 def _frozen(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -279,130 +286,3 @@ def _node_to_dict(node: Certificate, parts: list[int]) -> dict[str, Any]:
         "region": region,
         "digest": node.digest,
     }
-
-
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise CertificateFormatError(message)
-
-
-def _arrays_from_dict(data: Any, where: str) -> dict[str, np.ndarray]:
-    _expect(isinstance(data, dict), f"{where} is not a table of arrays")
-    out = {}
-    for name, entry in data.items():
-        _expect(
-            isinstance(entry, dict) and set(entry) == {"shape", "data"}, f"{where}/{name} is not an array"
-        )
-        shape, values = entry["shape"], entry["data"]
-        _expect(
-            isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape),
-            f"{where}/{name} has the bad shape {shape!r}",
-        )
-        _expect(
-            isinstance(values, list) and all(type(v) in (int, float) for v in values),
-            f"{where}/{name} holds something that is not a number",
-        )
-        _expect(
-            len(values) == math.prod(shape),
-            f"{where}/{name} has {len(values)} numbers for the shape {shape}",
-        )
-        try:
-            out[name] = np.array([float(v) for v in values], dtype=np.float64).reshape(shape)
-        except OverflowError as error:
-            raise CertificateFormatError(f"{where}/{name} holds an integer beyond float64") from error
-        except ValueError as error:
-            raise CertificateFormatError(f"{where}/{name} has a shape of absurd size") from error
-    return out
-
-
-_NODE_KEYS = {
-    *("rule", "gain", "in_features", "out_features", "norm", "claim", "params", "note", "parts"),
-    *("weights", "witness", "region", "digest"),
-}
-
-
-def _node_from_dict(data: Any, earlier: list[Certificate]) -> Certificate:
-    where = f"node {len(earlier)}"
-    _expect(isinstance(data, dict), f"{where} is not a table")
-    _expect(set(data) == _NODE_KEYS, f"{where} has the wrong fields: {sorted(set(data) ^ _NODE_KEYS)}")
-    for key in ("rule", "norm", "claim", "digest"):
-        _expect(
-            isinstance(data[key], str) and data[key].isprintable() and data[key] != "",
-            f"{where}: {key} is not a word",
-        )
-    for key in ("in_features", "out_features"):
-        _expect(type(data[key]) is int and data[key] >= 1, f"{where}: {key} is not a positive integer")
-    _expect(type(data["gain"]) in (int, float), f"{where}: gain is not a number")
-    _expect(abs(data["gain"]) < 2**1024, f"{where}: gain is beyond float64")
-    for key in ("params", "note"):
-        _expect(isinstance(data[key], dict), f"{where}: {key} is not a table")
-    parts = data["parts"]
-    _expect(
-        isinstance(parts, list) and all(type(i) is int and 0 <= i < len(earlier) for i in parts),
-        f"{where}: parts must be numbers of earlier nodes",
-    )
-    region = None
-    if data["region"] is not None:
-        box = _arrays_from_dict(data["region"], f"{where}/region")
-        _expect(set(box) == {"lower", "upper"}, f"{where}: region needs lower and upper")
-        region = (box["lower"], box["upper"])
-    return Certificate(
-        rule=data["rule"],
-        gain=float(data["gain"]),
-        in_features=data["in_features"],
-        out_features=data["out_features"],
-        parts=tuple(earlier[i] for i in parts),
-        weights=_arrays_from_dict(data["weights"], f"{where}/weights"),
-        witness=_arrays_from_dict(data["witness"], f"{where}/witness"),
-        params=data["params"],
-        norm=data["norm"],
-        claim=data["claim"],
-        region=region,
-        note=data["note"],
-        digest=data["digest"],
-    )
-
-
-def certificate_from_dict(data: Any) -> Certificate:
-    """Rebuild a certificate from its JSON form; nothing is proved by this.
-
-    Raises
-    ------
-    CertificateFormatError
-        When the data is not a certificate of this format and version.
-    """
-    _expect(isinstance(data, dict) and data.get("format") == FORMAT, f"this is not a {FORMAT}")
-    known = type(data.get("version")) is int and data["version"] == VERSION
-    _expect(known, f"version {data.get('version')!r}; this lipctrl reads {VERSION}")
-    _expect(set(data) == {"format", "version", "digest", "nodes"}, "unknown fields beside the nodes")
-    _expect(isinstance(data["nodes"], list) and len(data["nodes"]) > 0, "there are no nodes")
-    nodes: list[Certificate] = []
-    for entry in data["nodes"]:
-        nodes.append(_node_from_dict(entry, nodes))
-    root = nodes[-1]
-    if root.digest != data["digest"]:
-        # Kept, not repaired: `check` reports it as a broken seal.
-        object.__setattr__(root, "digest", str(data["digest"]) or "missing")
-    return root
-
-
-def _no_constant(token: str) -> float:
-    raise CertificateFormatError(f"{token} is not a number that a certificate may hold")
-
-
-def load_certificate(path: str | os.PathLike[str]) -> Certificate:
-    """Read a certificate from a JSON file; run `lipctrl.check` on it before believing it.
-
-    Raises
-    ------
-    CertificateFormatError
-        When the file is not a certificate. FileNotFoundError and other OSError pass through.
-    """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except CertificateFormatError:
-        raise
-    except (ValueError, RecursionError) as error:
-        # Not UTF-8, not JSON, an integer of absurd length, or nesting beyond any certificate.
-        raise CertificateFormatError(f"{path} is not JSON: {error}") from error
-    return certificate_from_dict(data)

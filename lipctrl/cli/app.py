@@ -156,7 +156,7 @@ def verify(
     ] = False,
 ) -> None:
     """Re-prove a certificate from its stored numbers; exit 0 proved, 1 not proved, 2 bad input."""
-    from lipctrl.certificate import load_certificate
+    from lipctrl.certificate_reader import load_certificate
     from lipctrl.checker import check
 
     path = certificate / "certificate.json" if certificate.is_dir() else certificate

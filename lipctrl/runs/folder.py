@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lipctrl.certificate import Certificate, load_certificate
+from lipctrl.certificate import Certificate
+from lipctrl.certificate_reader import load_certificate
 from lipctrl.runs.files import (
     RunError,
     read_bytes,
@@ -116,14 +118,34 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     if not path.is_dir():
         raise RunError(f"{path} is not a folder; expected a run that `lipctrl train` wrote")
     config = read_json(path / "config.json", "run (config.json is written first by `lipctrl train`)")
-    needed = {"format", "version", "env_id", "algorithm", "policy", "seed", "settings", "schedule"}
+    needed = {
+        *("format", "version", "env_id", "env_options", "algorithm"),
+        *("policy", "seed", "settings", "schedule"),
+    }
     if not isinstance(config, dict) or config.get("format") != FORMAT or not needed <= set(config):
         raise RunError(f"{path / 'config.json'} is not the config of a lipctrl run")
     if config["version"] != VERSION:
         raise RunError(
             f"{path} was written in version {config['version']} of the run format; this lipctrl reads {VERSION}"
         )
-    return Run(path, config)
+    return Run(path, {**config, "env_options": _restored(config["env_options"])})
+
+
+def _stored(value: Any) -> Any:
+    """Return an option of an environment as JSON; infinity, such as that of an actuator without limits, as a word."""
+    if isinstance(value, float) and math.isinf(value):
+        return {"number": str(value)}
+    if isinstance(value, dict):
+        return {key: _stored(entry) for key, entry in value.items()}
+    return [_stored(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value in ({"number": "inf"}, {"number": "-inf"}):
+            return float(value["number"])
+        return {key: _restored(entry) for key, entry in value.items()}
+    return [_restored(entry) for entry in value] if isinstance(value, list) else value
 
 
 class RunWriter:
@@ -151,7 +173,7 @@ class RunWriter:
             raise RunError(
                 f"{self.path} already holds a run; continue it with resume (--resume), or choose another folder"
             )
-        write_json(self.path / "config.json", config)
+        write_json(self.path / "config.json", {**config, "env_options": _stored(config["env_options"])})
 
     def _is_unborn(self) -> bool:
         """Whether nothing was trained here: the first checkpoint comes before the first row of metrics."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lipctrl import rules
-from lipctrl.certificate import Certificate, CertificateFormatError, certificate_from_dict, load_certificate
+from lipctrl.certificate import Certificate, CertificateFormatError
+from lipctrl.certificate_reader import certificate_from_dict, load_certificate
 from lipctrl.checker import check
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from lipctrl import rules
 from lipctrl.activations import activation
-from lipctrl.certificate import Certificate, CertificateFormatError, certificate_from_dict
+from lipctrl.certificate import Certificate, CertificateFormatError
+from lipctrl.certificate_reader import certificate_from_dict
 from lipctrl.checker import check
 
 SUBSTITUTES = (0.0, -0.0, 1.0, -1.0, 5e-324, 1e-12, 1e12, -1e150, math.nan, math.inf, -math.inf)

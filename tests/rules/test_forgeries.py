@@ -11,7 +11,8 @@ import pytest
 
 from lipctrl import rules
 from lipctrl.arithmetic import Dyadic, Enclosure
-from lipctrl.certificate import Certificate, CertificateFormatError, certificate_from_dict, load_certificate
+from lipctrl.certificate import Certificate, CertificateFormatError
+from lipctrl.certificate_reader import certificate_from_dict, load_certificate
 from lipctrl.checker import check
 from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
 from lipctrl.rules import Layer, Output

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from lipctrl.analysis.interconnection import chain
-from lipctrl.analysis.midrad import UNIT, MidRad
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
+from lipctrl.arithmetic import UNIT
 
 # Factors s² + a·s + b as (a, b), or s + a as (a, None).
 Section = tuple[float, float | None]

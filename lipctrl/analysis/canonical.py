@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lipctrl.analysis.midrad import UNIT, MidRad
+from lipctrl.analysis.midrad import MidRad
+from lipctrl.arithmetic import UNIT
 
 Polynomials = list[list[np.ndarray]]
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lipctrl.analysis.midrad import UNIT, ones
+from lipctrl.analysis.midrad import ones
 from lipctrl.analysis.modal import ModalForm
+from lipctrl.arithmetic import UNIT
 
 # Rounds of splitting that a cover may take.
 _ROUNDS = 16

@@ -15,8 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from lipctrl.analysis.cover import GainBound
-from lipctrl.analysis.midrad import UNIT, MidRad
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
+from lipctrl.arithmetic import UNIT
 
 _INFLATE = 1.0 + 1e-12
 # Samples times coefficients that a bound may cost, and how many are taken at once.

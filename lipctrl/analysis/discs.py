@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lipctrl.analysis.midrad import UNIT, MidRad, rounding, sharp_product
+from lipctrl.analysis.midrad import MidRad, rounding, sharp_product
+from lipctrl.arithmetic import UNIT
 
 
 @dataclass(frozen=True)

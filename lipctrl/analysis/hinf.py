@@ -11,12 +11,13 @@ import numpy as np
 
 from lipctrl.analysis.cover import GainBound, cover_gain
 from lipctrl.analysis.delay_chains import filter_norm, is_nilpotent, without_common_delay
-from lipctrl.analysis.midrad import UNIT, MidRad
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.modal import ModalForm, modal_form
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stability
+from lipctrl.arithmetic import UNIT
 
 # Relative distance of the two bounds that is aimed at, and the one beyond which the level-set test is tried, too.
 TOLERANCE = 1e-9

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg.lapack
 
-from lipctrl.analysis.midrad import TINY, UNIT, MidRad, ones, rounding, sharp_product
+from lipctrl.analysis.midrad import TINY, MidRad, ones, rounding, sharp_product
 from lipctrl.analysis.plant import Realization
+from lipctrl.arithmetic import UNIT
 
 # Routines of LAPACK without the checks that `numpy.linalg` repeats at every call.
 _dgeev: Any = scipy.linalg.lapack.dgeev  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lipctrl.analysis.canonical import canonical_form
-from lipctrl.analysis.midrad import UNIT, MidRad, block, equilibrate
+from lipctrl.analysis.midrad import MidRad, block, equilibrate
+from lipctrl.arithmetic import UNIT
 
 
 @dataclass(frozen=True)

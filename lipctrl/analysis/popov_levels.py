@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipctrl.analysis.discs import Discs
-from lipctrl.analysis.midrad import UNIT, MidRad, smallest_eigenvalue_bound
+from lipctrl.analysis.midrad import MidRad, smallest_eigenvalue_bound
 from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.popov_pencil import pencil_spectrum
+from lipctrl.arithmetic import UNIT
 
 # Where crossings are wanted, discs of eigenvalues on the boundary may be of these sizes relative to the spectrum's.
 _FLOORS = (1e-9, 1e-12, 1e-7)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipctrl.analysis.kyp import kyp_proof
-from lipctrl.analysis.midrad import UNIT
 from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.popov_levels import LevelTest, level_test
 from lipctrl.analysis.sweep import ModalSweep, Modes
+from lipctrl.arithmetic import UNIT
 
 # Up to this many states a Riccati equation is affordable as a second way to a proof; where A has no basis of
 # eigenvectors, as with delays, it is the only way, and worth more.

@@ -20,12 +20,13 @@ import numpy as np
 from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.hinf import hinf_norm
 from lipctrl.analysis.loop import nominal_loop
-from lipctrl.analysis.midrad import UNIT, MidRad
+from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.verdict import Verdict
+from lipctrl.arithmetic import UNIT
 
 # Squares of reciprocals of slopes must not overflow.
 _SMALLEST = 1e-100

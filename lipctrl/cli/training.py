@@ -100,7 +100,9 @@ def _stored(config: Path | None) -> dict[str, Any]:
 
     if config is None:
         return {}
-    read = read_json(config, "settings of a training")
+    if not config.is_file():
+        raise ValueError(f"{config} is no file; expected one with settings, {{NAME: VALUE}}")
+    read = read_json(config, "file of settings")
     if not isinstance(read, dict):
         raise ValueError(f"{config} holds a {type(read).__name__}; expected settings, {{NAME: VALUE}}")
     return read
@@ -146,7 +148,7 @@ def _typed(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or (wanted is int and value != int(value))
+            or (wanted is int and not float(value).is_integer())
         ):
             raise ValueError(f"setting {name} is {json.dumps(value)}; expected {_WORDS[wanted]}")
         values[name] = wanted(value)

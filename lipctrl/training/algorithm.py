@@ -35,7 +35,10 @@ class Settings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, int):
-                fine, wanted = isinstance(value, int) and value >= 1, "a whole number, at least 1"
+                fine, wanted = (
+                    isinstance(value, int) and 1 <= value < 2**31,
+                    "a whole number from 1 to 2147483647",
+                )
             elif field.name == "discount":
                 fine, wanted = 0.0 <= value < 1.0, "a number in [0, 1)"
             elif field.name in ("trace", "expert_share"):

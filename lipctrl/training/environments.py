@@ -91,7 +91,13 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
     """
     import gymnasium
 
-    env_id, options = qualified(env_id), dict(options or {})
+    env_id = qualified(env_id)
+    options = {name: _plain(name, value) for name, value in (options or {}).items()}
+    if "render_mode" in options:
+        raise ValueError(
+            f"{env_id} was given render_mode={options['render_mode']!r}; nothing is drawn in training and evaluation, "
+            "leave it out"
+        )
     # An environment says with a ValueError that an option is out of range.
     known = (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError)
     try:
@@ -115,6 +121,12 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         actions = action_box(env_id, env.action_space)
         limit, center = _half_width(actions)
         plant = getattr(env.unwrapped, "plant", None)
+        if plant is not None and "max_episode_steps" in options:
+            # Gymnasium keeps this keyword to itself, so that the plant, which training steps, would not know of it.
+            raise ValueError(
+                f"{env_id} was given max_episode_steps; the length of its episodes is its own parameter: give "
+                f"horizon={options['max_episode_steps']}"
+            )
         twin = None
         if plant is None and not options and importlib.util.find_spec("lipctrl_envs") is not None:
             twin = TWINS.get(env_id)
@@ -134,6 +146,22 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         )
     finally:
         env.close()
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return an option as numbers, words, lists and dictionaries, which a run folder can hold and compare."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(name, entry) for key, entry in value.items()}
+    raise ValueError(
+        f"the option {name} is a {type(value).__name__}, which a run folder cannot hold; register an environment that "
+        "makes it (gymnasium.register) and train that"
+    )
 
 
 _HINTS = {

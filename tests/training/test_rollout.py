@@ -104,11 +104,14 @@ class Faulty(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), dtype=np.float64)
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,))
 
-    def __init__(self, fault: str = "", at: int = 40, actions: gymnasium.Space | None = None):
+    def __init__(self, fault: str = "", at: int = 40):
         if fault == "constructor":
             raise FileNotFoundError("model.xml")
-        if actions is not None:
-            self.action_space = actions
+        self.action_space = {
+            "whole": gymnasium.spaces.Box(-3, 3, (1,), dtype=np.int64),
+            "none": gymnasium.spaces.Box(0.0, 1.0, (0,)),
+            "fixed": gymnasium.spaces.Box(np.float32([1.0]), np.float32([1.0])),
+        }.get(fault, self.action_space)
         self.fault, self.at, self.steps = fault, at, 0
 
     def _due(self, fault):
@@ -180,15 +183,38 @@ def test_observations_that_are_not_finite_are_the_environments():
 
 @pytest.mark.filterwarnings("ignore:.*A Box action space:UserWarning")
 @pytest.mark.parametrize(
-    ("actions", "message"),
+    ("fault", "message"),
     [
-        (gymnasium.spaces.Box(-3, 3, (1,), dtype=np.int64), "type int64; rounding to whole numbers"),
-        (gymnasium.spaces.Box(0.0, 1.0, (0,)), r"shape \(n,\), n ≥ 1"),
-        (gymnasium.spaces.Box(np.float32([1.0]), np.float32([1.0])), "low < high"),
+        ("whole", "type int64; rounding to whole numbers"),
+        ("none", r"shape \(n,\), n ≥ 1"),
+        ("fixed", "low < high"),
     ],
 )
-def test_actions_that_no_gain_describes_are_refused(actions, message):
+def test_actions_that_no_gain_describes_are_refused(fault, message):
     with pytest.raises(ValueError, match=message):
-        find_task("test/Faulty-v0", {"actions": actions})
+        find_task("test/Faulty-v0", {"fault": fault})
     with pytest.raises(ValueError, match=message):
-        evaluate(lambda y: y[:, :1], "test/Faulty-v0", env_options={"actions": actions})
+        evaluate(lambda y: y[:, :1], "test/Faulty-v0", env_options={"fault": fault})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_episode_steps": 7}, "give horizon=7"),
+        ({"render_mode": "human"}, "nothing is drawn"),
+        ({"mass": object()}, "the option mass is a object, which a run folder cannot hold"),
+    ],
+)
+def test_options_that_training_would_not_see_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        find_task("lipctrl/Pendulum-v0", options)
+    if "mass" not in options and "render_mode" not in options:
+        # A black box is stepped as Gymnasium makes it, limit included.
+        assert find_task("Pendulum-v1", options).options == options
+
+
+def test_options_are_kept_as_plain_values():
+    task = find_task(
+        "lipctrl/LateralVehicle-v0", {"disturbance": (0.0, np.float64(1.0)), "action_limit": np.array([0.2])}
+    )
+    assert task.options == {"disturbance": [0.0, 1.0], "action_limit": [0.2]}

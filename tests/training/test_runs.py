@@ -381,6 +381,15 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
         read_all()
 
 
+def test_an_actuator_without_limits_survives_the_folder(tmp_path):
+    arguments = {"env_options": {"action_limit": np.inf, "disturbance": (0.0,)}}
+    run = short_run(tmp_path / "run", iterations=1, **arguments)
+    assert load_run(run.path).config["env_options"] == {"action_limit": np.inf, "disturbance": [0.0]}
+    assert "Infinity" not in (run.path / "config.json").read_text()
+    resumed = short_run(run.path, policy=None, resume=True, iterations=2, **arguments)
+    assert resumed.metrics["iteration"].tolist() == [1, 2]
+
+
 def test_a_folder_is_never_overwritten_and_never_continued_as_something_else(tmp_path):
     short_run(tmp_path / "run", iterations=1)
     with pytest.raises(RunError, match="already holds a run"):

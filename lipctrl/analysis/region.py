@@ -226,7 +226,7 @@ def _largest(
         return found
     boxes = [] if cage is None else [t * cage for t in (1.0, 0.7, 0.5, 0.35, 0.2)]
     if cage is None and isinstance(found, str):
-        natural = _natural(lure, lure.loop, _limits(lure, form, actuator, None))
+        natural = _natural(lure.loop, _limits(lure, form, actuator, None))
         boxes = [] if natural is None else [t * natural for t in (4.0, 1.0, 0.25)]
     for box in boxes:
         other = _try_box(lure, form, actuator, box, decay, local=True)
@@ -318,7 +318,7 @@ def _try_box(
     loop = loop.with_slopes(*widened(loop.lower, loop.upper))
     limits = _limits(lure, form, actuator, cage)
     free = not limits
-    natural = cage if cage is not None and np.isfinite(cage).all() else _natural(lure, loop, limits)
+    natural = cage if cage is not None and np.isfinite(cage).all() else _natural(loop, limits)
     scale = np.ones(loop.states) if natural is None else natural
     if free:
         rows = np.eye(loop.states, loop.states + loop.channels) / scale[:, None]
@@ -339,14 +339,14 @@ def _try_box(
         offset = offset_of(lure, p, decay)
         if not offset < 0.5:
             return "no equilibrium of the loop was found near the origin"
-        scope = _scope(lure, form, actuator, cage, free)
+        scope = _scope(form, actuator, cage, free)
         return RegionOfAttraction(
             lure.state, p, decay, offset, free, scope, (loop.lower, loop.upper), multipliers, form, lure.graph
         )
     return reason
 
 
-def _natural(lure: LureLoop, loop: SlopeLoop, limits: list[Limit]) -> np.ndarray | None:
+def _natural(loop: SlopeLoop, limits: list[Limit]) -> np.ndarray | None:
     rows = np.array([limit.row.middle()[0] / limit.bound for limit in limits])
     slopes = 0.5 * (loop.lower + loop.upper)
     return natural_widths(loop, slopes, rows.reshape(-1, loop.states + loop.channels))
@@ -367,7 +367,6 @@ def _local_slopes(
 
 
 def _scope(
-    lure: LureLoop,
     form: Any,
     actuator: tuple[np.ndarray, np.ndarray],
     cage: np.ndarray | None,

@@ -179,6 +179,13 @@ def policy_from_spec(spec: Mapping[str, Any]) -> LipschitzPolicy | ResidualPolic
     ------
     ValueError
         For an unknown kind of policy or unknown fields.
+
+    Examples
+    --------
+    >>> from lipctrl import LipschitzResNet
+    >>> policy = LipschitzPolicy(LipschitzResNet(2, 1, width=4, depth=1))
+    >>> policy_from_spec(policy.spec()).spec() == policy.spec()
+    True
     """
     fields = dict(spec)
     kind = fields.pop("policy", None)

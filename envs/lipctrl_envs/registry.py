@@ -27,7 +27,13 @@ PLANTS: dict[str, tuple[str, int]] = {
 
 
 def plant_names() -> list[str]:
-    """Return the names of all plants."""
+    """Return the names of all plants.
+
+    Examples
+    --------
+    >>> "CartPole" in plant_names()
+    True
+    """
     return list(PLANTS)
 
 
@@ -41,7 +47,13 @@ def environment_id(name: str) -> str:
 
 
 def plant_class(name: str) -> type[Plant]:
-    """Return the class of a plant by its name; ValueError lists the known ones."""
+    """Return the class of a plant by its name; ValueError lists the known ones.
+
+    Examples
+    --------
+    >>> plant_class("CartPole")().action_names
+    ('force',)
+    """
     if name not in PLANTS:
         raise ValueError(f"there is no plant {name!r}; known are {', '.join(PLANTS)}")
     return getattr(importlib.import_module(f"lipctrl_envs.{PLANTS[name][0]}"), name)

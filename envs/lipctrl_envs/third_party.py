@@ -51,6 +51,13 @@ def linearize_gymnasium(
     TypeError : an environment with no linearisation here.
     ValueError : no rest position found, a kink of the dynamics there (a joint limit or a contact just met), or
         "transition" asked of an RK4 model.
+
+    Examples
+    --------
+    >>> import gymnasium
+    >>> system = linearize_gymnasium(gymnasium.make("Pendulum-v1"))
+    >>> system.nstates, system.ninputs, system.dt
+    (2, 1, 0.05)
     """
     raw = env.unwrapped
     own = getattr(raw, "linearize", None)

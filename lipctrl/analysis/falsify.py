@@ -229,6 +229,14 @@ def loop_step(plant: Any, policy: Any) -> Callable[[np.ndarray, np.ndarray], np.
     ------
     ValueError
         For plants in continuous time, or a ball that carries no policy.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> step = loop_step(control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True), rules.linear([[-0.6]]))
+    >>> step(np.array([[2.0]]), np.array([[0.5]])).round(6).tolist()        # 1.1 · 2 - 0.6 · 2 + 0.5
+    [[1.5]]
     """
     system = _discrete(plant)
     source = policy_certificate(policy)

@@ -60,6 +60,16 @@ def regional_gain(region: RegionOfAttraction) -> float:
     ------
     ValueError
         For a region that is not incremental: its sectors say nothing about pairs of trajectories.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> from lipctrl.analysis import region_of_attraction
+    >>> from lipctrl_envs import Pendulum
+    >>> policy = rules.projection(rules.linear([[-20.0, -3.0]]), -5.0, 5.0)
+    >>> region = region_of_attraction(Pendulum(), policy, incremental=True)
+    >>> 0.0 < regional_gain(region) < 10.0
+    True
     """
     if not region.incremental:
         raise ValueError(

@@ -58,6 +58,12 @@ def nominal_loop(plant: Any, center: Any) -> NominalLoop:
     ------
     ValueError
         For bad plant data or a centre of the wrong shape.
+
+    Examples
+    --------
+    >>> import control
+    >>> round(nominal_loop(control.tf([1], [1, -1]), [[-3.0]]).norm().value, 6)      # 1/(s + 2)
+    0.5
     """
     system = as_realization(plant)
     k0 = real_gain(center)

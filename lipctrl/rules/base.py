@@ -45,7 +45,14 @@ def register(rule: type[Rule]) -> type[Rule]:
 
 
 def evaluate(node: Certificate, x: np.ndarray) -> np.ndarray:
-    """Run the map that a certificate describes."""
+    """Run the map that a certificate describes.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import scaling
+    >>> evaluate(scaling([3.0]), np.array([2.0])).tolist()
+    [6.0]
+    """
     if node.rule not in RULES:
         raise ValueError(f"unknown rule {node.rule!r}; known are {', '.join(sorted(RULES))}")
     return RULES[node.rule].apply(node, x)

@@ -122,7 +122,14 @@ class Sum(_SameInput):
 
 
 def total(*parts: Certificate, coefficients: list[float] | None = None) -> Certificate:
-    """Certify Σ c_i f_i(x) (c_i = 1 unless given): gain Σ |c_i| γ_i; a convex mix and a skip are cases."""
+    """Certify Σ c_i f_i(x) (c_i = 1 unless given): gain Σ |c_i| γ_i; a convex mix and a skip are cases.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import scaling
+    >>> total(scaling([2.0]), scaling([3.0]), coefficients=[1.0, -2.0]).gain
+    8.0
+    """
     c = [1.0] * len(parts) if coefficients is None else [float(k) for k in coefficients]
     require(len(c) == len(parts), "sum: one coefficient a part")
     gain = round_up(sum((abs(exact(k)) * g for k, g in zip(c, _gains(parts), strict=True)), Fraction(0)))
@@ -159,7 +166,14 @@ class Concat(_SameInput):
 
 
 def concat(*parts: Certificate) -> Certificate:
-    """Certify x ↦ (f_1(x), …, f_n(x)): gain √Σγ_i² in l2, max γ_i in linf."""
+    """Certify x ↦ (f_1(x), …, f_n(x)): gain √Σγ_i² in l2, max γ_i in linf.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import scaling
+    >>> concat(scaling([3.0]), scaling([4.0])).gain
+    5.0
+    """
     gains = _gains(parts)
     gain = sqrt_up(sum((g**2 for g in gains), Fraction(0))) if parts[0].norm == "l2" else round_up(max(gains))
     return Certificate(
@@ -196,7 +210,14 @@ class Parallel(Rule):
 
 
 def parallel(*parts: Certificate) -> Certificate:
-    """Certify the block-diagonal map (x_i) ↦ (f_i(x_i)): gain max γ_i."""
+    """Certify the block-diagonal map (x_i) ↦ (f_i(x_i)): gain max γ_i.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import scaling
+    >>> parallel(scaling([3.0]), scaling([4.0])).gain
+    4.0
+    """
     return Certificate(
         "parallel",
         round_up(max(_gains(parts))),
@@ -235,7 +256,14 @@ class Repeat(Rule):
 
 
 def repeat(part: Certificate, times: int) -> Certificate:
-    """Certify f ∘ … ∘ f, `times` applications of one certified map: gain γᵏ."""
+    """Certify f ∘ … ∘ f, `times` applications of one certified map: gain γᵏ.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import scaling
+    >>> repeat(scaling([2.0]), 3).gain
+    8.0
+    """
     gain = round_up(exact(part.gain) ** times)
     return Certificate(
         "repeat",
@@ -284,7 +312,14 @@ class Feedback(Rule):
 
 
 def feedback(g: Certificate, h: Certificate) -> Certificate:
-    """Certify x ↦ w with w = g(w) + h(x): gain γ_h/(1-γ_g), well posed because γ_g < 1."""
+    """Certify x ↦ w with w = g(w) + h(x): gain γ_h/(1-γ_g), well posed because γ_g < 1.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import scaling
+    >>> feedback(scaling([0.5]), scaling([3.0])).gain
+    6.0
+    """
     require(exact(g.gain) < 1, f"feedback needs a loop gain below 1, got {g.gain}")
     gain = round_up(exact(h.gain) / (1 - exact(g.gain)))
     return Certificate("feedback", gain, h.in_features, h.out_features, parts=(g, h), norm=h.norm)

@@ -172,6 +172,12 @@ def implicit(
     ------
     NotProvedError
         When the equation is not proved well posed, or the gain not within the limit.
+
+    Examples
+    --------
+    >>> tight = implicit([[0.5]], [[1.0]], [0.0], [[1.0]], [0.0], activation="relu", witness=[2.0], gain=2.0)
+    >>> tight.gain <= 2.0 * (1.0 + 1e-3), tight.evaluate([1.0]).round(6).tolist()
+    (True, [2.0])
     """
     from lipctrl.activations import activation as lookup
     from lipctrl.arithmetic import Enclosure

@@ -57,6 +57,11 @@ def spectral_norm_bound(weight: np.ndarray) -> float:
     ------
     NotProvedError
         When the entries are not finite or beyond what float64 can square.
+
+    Examples
+    --------
+    >>> 0.0 <= spectral_norm_bound(np.array([[3.0, 4.0]])) - 5.0 < 1e-11
+    True
     """
     weight = np.asarray(weight, dtype=np.float64)
     require(np.isfinite(weight).all(), "a weight has NaN or inf entries")
@@ -137,7 +142,13 @@ class Scaling(Rule):
 
 
 def scaling(scale: Any, *, norm: str = "l2") -> Certificate:
-    """Certify y = s ∘ x, the element-wise scaling of an observation."""
+    """Certify y = s ∘ x, the element-wise scaling of an observation.
+
+    Examples
+    --------
+    >>> scaling([2.0, -3.0]).gain
+    3.0
+    """
     scale = np.atleast_1d(np.asarray(scale, dtype=np.float64))
     require(np.isfinite(scale).all(), "scale has NaN or inf entries")
     return Certificate(
@@ -162,7 +173,13 @@ class Identity(Rule):
 
 
 def identity(features: int, *, norm: str = "l2") -> Certificate:
-    """Certify y = x."""
+    """Certify y = x.
+
+    Examples
+    --------
+    >>> identity(2).evaluate([1.0, 2.0]).tolist()
+    [1.0, 2.0]
+    """
     return Certificate("identity", 1.0, features, features, norm=norm)
 
 
@@ -189,7 +206,13 @@ class Elementwise(Rule):
 def elementwise(
     spec: str | Mapping[str, Any] | Activation, features: int, *, norm: str = "l2"
 ) -> Certificate:
-    """Certify y = σ(x). Sorting (GroupSort) is 1-Lipschitz in both norms."""
+    """Certify y = σ(x). Sorting (GroupSort) is 1-Lipschitz in both norms.
+
+    Examples
+    --------
+    >>> elementwise("sigmoid", 3).gain
+    0.25
+    """
     sigma = activation(spec)
     require(features % sigma.group == 0, f"{sigma.name} needs a multiple of {sigma.group} features")
     return Certificate(

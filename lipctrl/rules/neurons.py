@@ -288,6 +288,14 @@ def neurons(
     """State the claim of a graph of neurons with its multipliers; `prove_neurons` also proves it.
 
     Shapes: Layer.sources[j] is (h_l, h_j); multipliers[l-1] is (h_l,), constant over coupled neurons.
+
+    Examples
+    --------
+    >>> hidden = Layer({0: [[2.0]]}, "relu")
+    >>> claim = neurons([hidden], Output({1: [[3.0]]}), [[9.0]], 6.1, in_features=1)
+    >>> from lipctrl import check
+    >>> check(claim).ok
+    True
     """
     weights: dict[str, Any] = {}
     specs: list[Any] = []
@@ -345,6 +353,12 @@ def prove_neurons(
     ------
     NotProvedError
         When no ε ≤ `limit` proves the claim; the message carries the last reason.
+
+    Examples
+    --------
+    >>> hidden = Layer({0: [[2.0]]}, "relu")
+    >>> prove_neurons([hidden], Output({1: [[3.0]]}), [[9.0]], 6.0, in_features=1).gain <= 6.0 * (1.0 + 1e-3)
+    True
     """
     from lipctrl.arithmetic import Enclosure
 

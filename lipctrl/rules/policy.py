@@ -47,7 +47,15 @@ class Centered(Rule):
 
 
 def centered(center: Any, part: Certificate) -> Certificate:
-    """Certify π(y) = K₀ y + φ(y), u = π(y): `.center` is K₀ (= -K of u = -K y + φ(y)), `.radius` is γ_φ."""
+    """Certify π(y) = K₀ y + φ(y), u = π(y): `.center` is K₀ (= -K of u = -K y + φ(y)), `.radius` is γ_φ.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import elementwise
+    >>> policy = centered([[-2.0]], elementwise("tanh", 1))
+    >>> policy.center.tolist(), policy.radius
+    ([[-2.0]], 1.0)
+    """
     first = linear(center)
     gain = round_up(exact(first.gain) + exact(part.gain))
     return Certificate(
@@ -82,7 +90,14 @@ class Projection(Rule):
 
 
 def projection(part: Certificate, lower: Any, upper: Any) -> Certificate:
-    """Certify clip(f(x), lower, upper): the gain of f."""
+    """Certify clip(f(x), lower, upper): the gain of f.
+
+    Examples
+    --------
+    >>> from lipctrl.rules import scaling
+    >>> projection(scaling([3.0]), -1.0, 1.0).evaluate([2.0]).tolist()
+    [1.0]
+    """
     return Certificate(
         "projection",
         part.gain,

@@ -113,6 +113,13 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     RunError
         When the folder does not exist, holds no run, or its config is damaged; damaged weights and metrics raise
         when they are asked for. The message names the file.
+
+    Examples
+    --------
+    >>> load_run("no-such-folder")
+    Traceback (most recent call last):
+    ...
+    lipctrl.runs.files.RunError: no-such-folder is not a folder; expected a run that `lipctrl train` wrote
     """
     path = Path(path)
     if not path.is_dir():

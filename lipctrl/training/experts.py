@@ -46,7 +46,15 @@ def lqr_gain(plant: Any) -> np.ndarray:
 
 
 def lqr_expert(plant: Any) -> Expert:
-    """Return u = -K x with the gain of `lqr_gain`, clipped to the plant's limits."""
+    """Return u = -K x with the gain of `lqr_gain`, clipped to the plant's limits.
+
+    Examples
+    --------
+    >>> from lipctrl.training.environments import find_task
+    >>> act = lqr_expert(find_task("lipctrl/CartPole-v0").plant)
+    >>> act(torch.zeros(3, 4)).shape
+    torch.Size([3, 1])
+    """
     gain = torch.as_tensor(lqr_gain(plant))
 
     def act(state: Tensor) -> Tensor:
@@ -61,6 +69,14 @@ def swing_up_expert(plant: Any) -> Expert:
     Åström & Furuta (2000), Swinging up a pendulum by energy control, eq. 8: the torque follows the sign of
     (E₀ - E) θ̇. The inertia and gravity torque are read off the plant's own linearisation, so every
     pendulum θ̈ = a sin θ + b u with torque input is served.
+
+    Examples
+    --------
+    >>> from lipctrl_envs import PendulumSwingUp
+    >>> plant = PendulumSwingUp()
+    >>> torque = swing_up_expert(plant)(torch.tensor([[3.14, 0.1]]))        # hanging: pump energy, as hard as allowed
+    >>> bool(torque.abs() <= plant.action_limit[0])
+    True
     """
     system = plant.linearize()
     pull, push = float(system.A[1, 0]) / plant.dt, float(system.B[1, 0]) / plant.dt
@@ -85,7 +101,14 @@ def swing_up_expert(plant: Any) -> Expert:
 
 
 def default_expert(plant: Any) -> Expert:
-    """Return the expert that fits a plant: swing-up where the angle is seen through cos and sin, LQR elsewhere."""
+    """Return the expert that fits a plant: swing-up where the angle is seen through cos and sin, LQR elsewhere.
+
+    Examples
+    --------
+    >>> from lipctrl.training.environments import find_task
+    >>> default_expert(find_task("lipctrl/Pendulum-v0").plant)(torch.zeros(1, 2)).tolist()
+    [[0.0]]
+    """
     if plant.observation_names[:2] == ("cos_angle", "sin_angle") and plant.state_size == 2:
         return swing_up_expert(plant)
     return lqr_expert(plant)

@@ -245,7 +245,14 @@ def make_simulator(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Simulator:
-    """Return the differentiable simulator of a task where there is one, else the black-box one."""
+    """Return the differentiable simulator of a task where there is one, else the black-box one.
+
+    Examples
+    --------
+    >>> from lipctrl.training.environments import find_task
+    >>> type(make_simulator(find_task("lipctrl/Pendulum-v0"), 4, seed=0)).__name__
+    'PlantSimulator'
+    """
     if task.plant is not None:
         return PlantSimulator(task.plant, count, seed, device=device, dtype=dtype)
     return GymSimulator(task, count, seed, device=device, dtype=dtype)
@@ -255,6 +262,12 @@ def measure_observation_scale(task: Task, seed: int, *, count: int = 16, steps: 
     """Return the root mean square of every observation under random actions, shape (p,), at least 1e-3.
 
     A policy stores it as `observation_scale`, where it counts in the certified gain.
+
+    Examples
+    --------
+    >>> from lipctrl.training.environments import find_task
+    >>> measure_observation_scale(find_task("lipctrl/Pendulum-v0"), seed=0, steps=8).shape
+    (2,)
     """
     simulator = make_simulator(task, count, seed, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)

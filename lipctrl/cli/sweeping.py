@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lipctrl.runs.table import SweepResult
 
 
 def run_sweep(
@@ -50,10 +53,10 @@ def run_sweep(
         )
         raise
     say(str(result))
-    picture = _draw(result, out)
-    say(f"written to {out / 'sweep.csv'}, {out / 'sweep.json'}" + (f", {picture}" if picture else ""))
-    if result.failures:
-        say(f"{len(result.failures)} runs failed; the same command tries them again")
+    say("written to " + ", ".join(map(str, [out / "sweep.csv", out / "sweep.json", *_draw(result, out)])))
+    failed = len(result.failures)
+    if failed:
+        say(f"{failed} {'run' if failed == 1 else 'runs'} failed; the same command tries again")
     return not result.failures
 
 
@@ -69,7 +72,8 @@ def _axes(items: list[str]) -> dict[str, Any]:
         low, colon, high = text.partition(":")
         if colon and "," not in text and name != "env_id":
             try:
-                out[name] = Range(float(low), float(high))
+                # Seeds have no size, and may be zero.
+                out[name] = Range(float(low), float(high), log=name != "seed")
             except ValueError as error:
                 raise ValueError(f"--grid {item!r}: {error}") from error
         else:
@@ -84,15 +88,23 @@ def _word(text: str) -> Any:
         return text
 
 
-def _draw(result: Any, out: Path) -> Path | None:
-    """Draw performance against certified margin, where anything was certified."""
-    if not result.pareto():
-        return None
+def _draw(result: SweepResult, out: Path) -> list[Path]:
+    """Draw performance against certified margin, a picture for each environment where anything was certified."""
+    certified = list(dict.fromkeys(row["env_id"] for row in result.pareto()))
+    if not certified:
+        return []
     import matplotlib
 
     matplotlib.use("Agg")
     from lipctrl.plots import pareto_plot
 
-    path = out / "pareto.png"
-    pareto_plot(result.points()).get_figure().savefig(path, dpi=150)
-    return path
+    kinds = ("parametrization", "algorithm", "activation", "width", "depth", "steps")
+    group = next((k for k in kinds if len({row[k] for row in result.rows}) > 1), kinds[0])
+    paths = []
+    for name in certified:
+        short = name.rpartition("/")[2].rpartition(":")[2]
+        several = len(result.environments) > 1
+        paths.append(out / (f"pareto-{short}.png" if several else "pareto.png"))
+        axes = pareto_plot(result.points(group, name), title=short if several else None)
+        axes.get_figure().savefig(paths[-1], dpi=150)
+    return paths

@@ -83,6 +83,7 @@ def pareto_plot(
             )
     # Room for the names to the right of the points.
     ax.margins(0.15, 0.12)
+    _keep_scale(ax, [p.margin for p in points if np.isfinite(p.margin)])
     ax.set(xlabel=margin, ylabel=performance)
     missing = sum(bool(np.isnan(p.margin)) for p in points)
     ax.set_title(
@@ -91,3 +92,12 @@ def pareto_plot(
     if any(groups) or len(front) > 1:
         legend_below(ax, 3)
     return ax
+
+
+def _keep_scale(ax: Axes, margins: Sequence[float]) -> None:
+    """Show margins that differ by rounding as equal, and no axis as an offset and a remainder."""
+    ax.ticklabel_format(useOffset=False)
+    if margins and max(margins) - min(margins) < 1e-3 * abs(max(margins)):
+        middle = 0.5 * (max(margins) + min(margins))
+        reach = 0.05 * abs(middle) or 1.0
+        ax.set_xlim(middle - reach, middle + reach)

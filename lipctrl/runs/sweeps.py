@@ -20,10 +20,16 @@ from lipctrl.runs.files import RunError, read_json
 from lipctrl.runs.member import train_one
 from lipctrl.runs.table import AXES, RESULTS, Row, SweepResult
 
+# Axes of whole numbers, and the least of each.
+WHOLE = {"seed": 0, "steps": 1, "width": 1, "depth": 1}
+
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between `low` and `high` for a random sweep, uniform in the logarithm when `log`."""
+    """Numbers between `low` and `high` for a random sweep, uniform in the logarithm when `log`.
+
+    On an axis of whole numbers (`WHOLE`) they are rounded.
+    """
 
     low: float
     high: float
@@ -36,13 +42,13 @@ class Range:
                 f"Range({self.low}, {self.high}, log={self.log}): expected {least} < low < high < inf"
             )
 
-    def draw(self, random: np.random.Generator) -> float:
-        """Return one number, rounded to four digits so that tables and folders stay readable."""
+    def draw(self, random: np.random.Generator, *, whole: bool = False) -> float:
+        """Return one number, rounded to four digits so that tables and folders stay readable, or to a whole one."""
         if self.log:
             value = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
         else:
             value = random.uniform(self.low, self.high)
-        return float(f"{value:.4g}")
+        return round(value) if whole else float(f"{value:.4g}")
 
 
 def sweep(
@@ -99,7 +105,8 @@ def sweep(
     Raises
     ------
     ValueError
-        For unknown axes, environments and algorithms, before anything is trained.
+        For unknown axes, environments, algorithms and parametrisations, and values out of range, before anything is
+        trained.
     RunError
         When `out` holds a sweep and `resume` is False, or cannot be written.
 
@@ -123,7 +130,8 @@ def sweep(
         "activation": "relu",
         "trade_off": trade_off,
     }
-    points = list(_points(base, {"seed": range(5)} if grid is None else grid, random, sweep_seed))
+    drawn = _points(base, {"seed": range(5)} if grid is None else grid, random, sweep_seed)
+    points = [_checked(point) for point in drawn]
     _validate(points, env_options, dict(settings or {}))
     folder = Path(out)
     jobs: dict[str, dict[str, Any]] = {}
@@ -174,22 +182,45 @@ def _points(
         return
     if random < 1:
         raise ValueError(f"random is {random}; expected at least one run")
-    # Without a Range there are only so many combinations to draw from.
-    count = random if len(finite) < len(grid) else min(random, math.prod(map(len, finite)))
     generator = np.random.default_rng(seed)
     seen: dict[str, Row] = {}
-    while len(seen) < count:
+    # Without a Range, or with a short one, there are only so many combinations to draw from.
+    for _ in range(1000 * random):
         drawn = {
-            name: values.draw(generator)
+            name: values.draw(generator, whole=name in WHOLE)
             if isinstance(values, Range)
             else values[int(generator.integers(len(values)))]
             for name, values in grid.items()
         }
         seen.setdefault(json.dumps(drawn, sort_keys=True), {**base, **drawn})
+        if len(seen) == random:
+            break
     yield from seen.values()
 
 
+def _checked(point: Row) -> Row:
+    """Return a point with whole numbers as such; ValueError for a value that no run of its axis can have."""
+    point = dict(point)
+    given = [(name, least) for name, least in WHOLE.items() if name != "steps" or point[name] is not None]
+    for name, least in given:
+        value = point[name]
+        if not (_is_number(value) and float(value).is_integer() and value >= least):
+            raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}")
+        point[name] = int(value)
+    bound, price = point["lipschitz"], point["trade_off"]
+    if bound != "auto" and not (_is_number(bound) and 0.0 < bound < math.inf):
+        raise ValueError(f"lipschitz is {bound!r}; expected a positive finite number or 'auto'")
+    if price is not None and not _is_number(price):
+        raise ValueError(f"trade_off is {price!r}; expected a number or None")
+    return point
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None, settings: Row) -> None:
+    from lipctrl.nn.resnet import TRUNKS
     from lipctrl.runs.loop import ALGORITHMS
     from lipctrl.training.environments import find_task
 
@@ -200,6 +231,9 @@ def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None, sett
         if not settings.keys() <= set(known):
             wrong = min(settings.keys() - set(known))
             raise ValueError(f"{name} has no setting {wrong!r}; it has {', '.join(known)}")
+    for name in sorted({p["parametrization"] for p in points}):
+        if name not in TRUNKS:
+            raise ValueError(f"parametrization is {name!r}; expected one of {', '.join(sorted(TRUNKS))}")
     for price, name in {(p["trade_off"], p["algorithm"]) for p in points}:
         ALGORITHMS[name].Config(**settings, **({} if price is None else {"gain_price": price}))
     for name in sorted({p["env_id"] for p in points}):
@@ -227,6 +261,12 @@ def _finished(folder: Path, resume: bool, jobs: Mapping[str, Any]) -> dict[str, 
             f"{folder} already holds a sweep; continue it with resume=True, or choose another folder"
         )
     earlier = read_json(path, "table of a sweep")
+    if not isinstance(earlier, list) or not all(
+        isinstance(r, dict) and {"key", "status"} <= set(r) for r in earlier
+    ):
+        raise RunError(
+            f"{path} is not the table of a sweep; remove it, finished runs are evaluated and not trained again"
+        )
     kept = [
         row
         for row in earlier

@@ -73,12 +73,25 @@ class SweepResult:
         """Return the rows of runs that failed; their `error` says why."""
         return tuple(row for row in self.rows if row["status"] == "failed")
 
-    def pareto(self) -> tuple[Row, ...]:
-        """Return the certified runs that no other run beats in both mean return and margin, by rising margin.
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """Return the environments of the sweep; returns compare within one of them only."""
+        return tuple(dict.fromkeys(row["env_id"] for row in self.rows))
 
-        Margins that agree to a millionth count as equal: certificates of one bound differ by rounding.
+    def pareto(self) -> tuple[Row, ...]:
+        """Return the certified runs that no other run of their environment beats in both mean return and margin.
+
+        By environment, then by rising margin. Margins that agree to a millionth count as equal: certificates of one
+        bound differ by rounding.
         """
-        known = [row for row in self.rows if row["status"] == "done" and row["margin"] is not None]
+        return tuple(row for name in self.environments for row in self._front(name))
+
+    def _front(self, env_id: str) -> list[Row]:
+        known = [
+            row
+            for row in self.rows
+            if row["env_id"] == env_id and row["status"] == "done" and row["margin"] is not None
+        ]
         front: list[Row] = []
         for row in sorted(known, key=lambda r: (r["margin"], r["mean_return"]), reverse=True):
             better = not front or row["mean_return"] > front[-1]["mean_return"]
@@ -86,10 +99,20 @@ class SweepResult:
                 front.pop()
             if better:
                 front.append(row)
-        return tuple(reversed(front))
+        return front[::-1]
 
-    def points(self, group: str = "parametrization") -> list[Point]:
-        """Return the finished runs as `lipctrl.plots.pareto.pareto_plot` draws them, grouped by an axis."""
+    def points(self, group: str = "parametrization", env_id: str | None = None) -> list[Point]:
+        """Return the finished runs as `lipctrl.plots.pareto.pareto_plot` draws them, grouped by an axis.
+
+        Raises
+        ------
+        ValueError
+            When the sweep has several environments and none is named: their returns do not compare.
+        """
+        if env_id is None:
+            if len(self.environments) > 1:
+                raise ValueError(f"env_id is None; expected one of {', '.join(self.environments)}")
+            env_id = next(iter(self.environments), None)
         return [
             Point(
                 row["mean_return"],
@@ -98,7 +121,7 @@ class SweepResult:
                 f"L={row['lipschitz']}" if row["trade_off"] is None else f"price {row['trade_off']:g}",
             )
             for row in self.rows
-            if row["status"] == "done"
+            if row["status"] == "done" and row["env_id"] == env_id
         ]
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -29,6 +29,16 @@ def test_trajectories_check_their_shapes_and_channels():
         plots.trajectory_plot(trajectories(), channels=["speed"])
 
 
+def test_margins_that_differ_by_rounding_are_drawn_as_one():
+    points = [plots.SweepPoint(-1.0, 14.545764), plots.SweepPoint(-2.0, 14.545764 + 3e-8)]
+    ax = plots.pareto_plot(points)
+    low, high = ax.get_xlim()
+    assert high - low > 1.0
+    ax.figure.canvas.draw()
+    assert ax.xaxis.get_offset_text().get_text() == ""
+    ax.figure.clear()
+
+
 def test_pareto_front_leaves_out_runs_without_a_margin():
     points = [plots.SweepPoint(1.0, math.nan), plots.SweepPoint(0.5, 2.0), plots.SweepPoint(0.4, 1.0)]
     assert plots.pareto_front(points) == [points[1]]

@@ -74,6 +74,17 @@ def test_front_agrees_with_the_one_that_is_drawn() -> None:
     axes.figure.clear()
 
 
+def test_environments_have_fronts_of_their_own() -> None:
+    rows = [row("good", -1.0, 2.0), row("bad", -9.0, 1.0), row("elsewhere", -500.0, 1.5)]
+    for line, name in zip(rows, ("here", "here", "there"), strict=True):
+        line["env_id"] = name
+    result = SweepResult(tuple(rows))
+    assert [r["key"] for r in result.pareto()] == ["good", "elsewhere"]
+    assert [p.performance for p in result.points(env_id="there")] == [-500.0]
+    with pytest.raises(ValueError, match="expected one of here, there"):
+        result.points()
+
+
 def test_table_round_trip(tmp_path: Path) -> None:
     result = SweepResult((row("a", -1.0, 1.2), row("b", -2.0, None)))
     with result.save(tmp_path / "table.csv").open() as stream:
@@ -120,6 +131,13 @@ def test_random_draws_distinct_runs_and_repeats_with_its_seed(
     assert values == [j["lipschitz"] for j in two]
     assert len(set(values)) == 6
     assert all(0.1 <= v <= 10.0 for v in values)
+    # Ranges of whole numbers are drawn whole, and a short one has no more than it has.
+    whole = recorded(
+        monkeypatch, tmp_path / "whole", grid={"width": Range(2.0, 4.0), "seed": [3.0]}, random=9
+    )
+    assert sorted((j["width"], j["seed"]) for j in whole) == [(2, 3), (3, 3), (4, 3)]
+    narrow = recorded(monkeypatch, tmp_path / "narrow", grid={"lipschitz": Range(1.0, 1.0001)}, random=4)
+    assert [j["lipschitz"] for j in narrow] == [1.0]
     # More runs than there are combinations: each once.
     assert len(recorded(monkeypatch, tmp_path / "c", grid={"seed": [0, 1, 2]}, random=50)) == 3
 
@@ -132,6 +150,13 @@ def test_random_draws_distinct_runs_and_repeats_with_its_seed(
         ({"grid": {"algorithm": "apg"}}, "expected a list"),
         ({"grid": {"lipschitz": Range(1.0, 2.0)}}, "random="),
         ({"grid": {"algorithm": ["magic"]}}, "expected one of"),
+        ({"grid": {"parametrization": ["magic"]}}, "parametrization is 'magic'; expected one of"),
+        ({"grid": {"seed": ["a"]}}, "seed is 'a'; expected a whole number, at least 0"),
+        ({"grid": {"width": [8, 0]}}, "width is 0; expected a whole number, at least 1"),
+        ({"grid": {"depth": [1.5]}}, "depth is 1.5"),
+        ({"grid": {"lipschitz": ["auto", -1.0]}}, "lipschitz is -1.0; expected a positive"),
+        ({"grid": {"lipschitz": [True]}}, "lipschitz is True"),
+        ({"grid": {"trade_off": ["x"]}}, "trade_off is 'x'"),
         ({"grid": {"env_id": ["NoSuchEnv-v0"]}}, "no environment"),
         ({"random": 0}, "at least one run"),
         ({"workers": -1}, "numbers >= 0"),
@@ -195,6 +220,10 @@ def test_finished_runs_are_kept_and_failed_ones_run_again(tmp_path: Path) -> Non
     assert [r["status"] for r in again.rows] == ["done"] * 3
     with pytest.raises(RunError, match="resume=True"):
         sweep(PENDULUM, grid=grid, out=tmp_path, resume=False, **QUICK)
+    for damaged in ("[1]", '{"key": 1}', '[{"status": "done"}]'):
+        (tmp_path / "sweep.json").write_text(damaged)
+        with pytest.raises(RunError, match="is not the table of a sweep; remove it"):
+            sweep(PENDULUM, grid=grid, out=tmp_path, **QUICK)
 
 
 def evaluation_of(row: dict[str, Any]) -> dict[str, Any]:

@@ -39,14 +39,6 @@ class Activation:
         return {"name": self.name, **(self.params or {})}
 
 
-def _group_sort(size: int) -> Callable[[np.ndarray], np.ndarray]:
-    def value(v: np.ndarray) -> np.ndarray:
-        grouped = v.reshape(*v.shape[:-1], v.shape[-1] // size, size)
-        return np.sort(grouped, axis=-1).reshape(v.shape)
-
-    return value
-
-
 def _sigmoid(v: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * v))
 
@@ -84,31 +76,54 @@ def _finite(name: str, key: str, value: Any) -> float:
     return float(value)
 
 
-def _elu(alpha: float) -> Activation:
+def _leaky_relu(slope: Any) -> Activation:
+    """Return v for v > 0 and slope·v below."""
+    a = _finite("leaky_relu", "slope", slope)
+    return Activation(
+        "leaky_relu", min(a, 1.0), max(a, 1.0), lambda v: np.where(v > 0.0, v, a * v), params={"slope": a}
+    )
+
+
+def _elu(alpha: Any) -> Activation:
     """Return v for v > 0 and alpha (exp(v) - 1) below, of slopes between 0 and the larger of 1 and alpha."""
-    if alpha < 0.0:
-        raise ValueError(f"activation 'elu': alpha is {alpha}; expected at least 0")
+    a = _finite("elu", "alpha", alpha)
+    if a < 0.0:
+        raise ValueError(f"activation 'elu': alpha is {a}; expected at least 0")
     return Activation(
         "elu",
         0.0,
-        max(1.0, alpha),
-        lambda v: np.where(v > 0.0, v, alpha * np.expm1(np.minimum(v, 0.0))),
-        params={"alpha": alpha},
+        max(1.0, a),
+        lambda v: np.where(v > 0.0, v, a * np.expm1(np.minimum(v, 0.0))),
+        params={"alpha": a},
     )
 
 
-def _clip(lower: float, upper: float) -> Activation:
+def _clip(lower: Any, upper: Any) -> Activation:
     """Return v clipped to [lower, upper]."""
-    if not lower <= upper:
-        raise ValueError(f"activation 'clip': got lower {lower}, upper {upper}; expected lower ≤ upper")
+    low, high = _finite("clip", "lower", lower), _finite("clip", "upper", upper)
+    if not low <= high:
+        raise ValueError(f"activation 'clip': got lower {low}, upper {high}; expected lower ≤ upper")
+    return Activation("clip", 0.0, 1.0, lambda v: np.clip(v, low, high), params={"lower": low, "upper": high})
+
+
+def _soft_threshold(threshold: Any) -> Activation:
+    """Return v moved towards zero by the threshold, and zero where that is nearer."""
+    t = _finite("soft_threshold", "threshold", threshold)
+    if t < 0.0:
+        raise ValueError(f"activation 'soft_threshold': threshold is {t}; expected at least 0")
     return Activation(
-        "clip", 0.0, 1.0, lambda v: np.clip(v, lower, upper), params={"lower": lower, "upper": upper}
+        "soft_threshold",
+        0.0,
+        1.0,
+        lambda v: np.sign(v) * np.maximum(np.abs(v) - t, 0.0),
+        params={"threshold": t},
     )
 
 
-def _smooth_soft_threshold(threshold: float, smoothing: float) -> Activation:
+def _smooth_soft_threshold(threshold: Any, smoothing: Any) -> Activation:
     """Return v + ½√((v-t)²+ε²) - ½√((v+t)²+ε²): soft-thresholding as ε → 0, smooth and increasing before."""
-    name, t, e = "smooth_soft_threshold", threshold, smoothing
+    name = "smooth_soft_threshold"
+    t, e = _finite(name, "threshold", threshold), _finite(name, "smoothing", smoothing)
     if t < 0.0 or e <= 0.0:
         raise ValueError(f"activation {name!r}: got threshold {t}, smoothing {e}; expected t ≥ 0 and ε > 0")
 
@@ -118,8 +133,21 @@ def _smooth_soft_threshold(threshold: float, smoothing: float) -> Activation:
     return Activation(name, 0.0, 1.0, value, params={"threshold": t, "smoothing": e})
 
 
-def _averaged(sigma: Activation) -> Activation:
+def _groupsort(size: Any) -> Activation:
+    """Return groups of `size` neighbours sorted in increasing order."""
+    if type(size) is not int or size < 2:
+        raise ValueError(f"activation 'groupsort': size is {size!r}; expected an integer of at least 2")
+
+    def value(v: np.ndarray) -> np.ndarray:
+        grouped = v.reshape(*v.shape[:-1], v.shape[-1] // size, size)
+        return np.sort(grouped, axis=-1).reshape(v.shape)
+
+    return Activation("groupsort", -1.0, 1.0, value, group=size, params={"size": size})
+
+
+def _averaged(spec: Any) -> Activation:
     """Return (σ(v) - lower·v) / (upper - lower), the same nonlinearity moved to the slopes [0, 1]."""
+    sigma = activation(spec)
     lower, width = sigma.lower, sigma.upper - sigma.lower
     if width <= 0.0:
         raise ValueError(f"activation 'averaged': {sigma.name!r} is linear; expected lower < upper slopes")
@@ -131,6 +159,18 @@ def _averaged(sigma: Activation) -> Activation:
         group=sigma.group,
         params={"activation": sigma.to_dict()},
     )
+
+
+# name -> (constructor, its parameters with their defaults; None: must be given)
+_FAMILIES: dict[str, tuple[Callable[..., Activation], dict[str, Any]]] = {
+    "leaky_relu": (_leaky_relu, {"slope": 0.01}),
+    "elu": (_elu, {"alpha": None}),
+    "clip": (_clip, {"lower": None, "upper": None}),
+    "soft_threshold": (_soft_threshold, {"threshold": 1.0}),
+    "smooth_soft_threshold": (_smooth_soft_threshold, {"threshold": 1.0, "smoothing": 0.1}),
+    "groupsort": (_groupsort, {"size": 2}),
+    "averaged": (_averaged, {"activation": None}),
+}
 
 
 def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
@@ -155,42 +195,10 @@ def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
     if name in _PLAIN and not table:
         lower, upper, value = _PLAIN[name]
         return Activation(name, lower, upper, value)
-    if name == "leaky_relu" and set(table) <= {"slope"}:
-        a = _finite(name, "slope", table.get("slope", 0.01))
-        return Activation(
-            name, min(a, 1.0), max(a, 1.0), lambda v: np.where(v > 0.0, v, a * v), params={"slope": a}
-        )
-    if name == "elu" and set(table) == {"alpha"}:
-        return _elu(_finite(name, "alpha", table["alpha"]))
-    if name == "clip" and set(table) == {"lower", "upper"}:
-        return _clip(*(_finite(name, key, table[key]) for key in ("lower", "upper")))
-    if name == "soft_threshold" and set(table) <= {"threshold"}:
-        t = _finite(name, "threshold", table.get("threshold", 1.0))
-        if t < 0.0:
-            raise ValueError(f"activation 'soft_threshold': threshold is {t}; expected at least 0")
-        return Activation(
-            name, 0.0, 1.0, lambda v: np.sign(v) * np.maximum(np.abs(v) - t, 0.0), params={"threshold": t}
-        )
-    if name == "smooth_soft_threshold" and set(table) <= {"threshold", "smoothing"}:
-        return _smooth_soft_threshold(
-            _finite(name, "threshold", table.get("threshold", 1.0)),
-            _finite(name, "smoothing", table.get("smoothing", 0.1)),
-        )
-    if name == "groupsort" and set(table) <= {"size"}:
-        size = table.get("size", 2)
-        if type(size) is not int or size < 2:
-            raise ValueError(f"activation 'groupsort': size is {size!r}; expected an integer of at least 2")
-        return Activation(name, -1.0, 1.0, _group_sort(size), group=size, params={"size": size})
-    if name == "averaged" and set(table) == {"activation"}:
-        return _averaged(activation(table["activation"]))
-    known = [
-        *_PLAIN,
-        "leaky_relu (slope)",
-        "elu (alpha)",
-        "clip (lower, upper)",
-        "soft_threshold (threshold)",
-        "smooth_soft_threshold (threshold, smoothing)",
-        "groupsort (size)",
-        "averaged (activation)",
-    ]
+    if name in _FAMILIES:
+        family, defaults = _FAMILIES[name]
+        required = {key for key, value in defaults.items() if value is None}
+        if required <= set(table) <= set(defaults):
+            return family(*(table.get(key, value) for key, value in defaults.items()))
+    known = [*_PLAIN, *(f"{name} ({', '.join(defaults)})" for name, (_, defaults) in _FAMILIES.items())]
     raise ValueError(f"unknown activation {spec!r}; known are {', '.join(known)}")

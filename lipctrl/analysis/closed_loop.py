@@ -95,8 +95,10 @@ def analyze(
     chosen = _decisive(tests)
     certified = ball_test.verdict is Verdict.CERTIFIED
     norm = ball_test.norm
-    stable = math.isfinite(norm.value)
-    residual = stable and bool(ball.center.any()) and ball.radius > 0.0 and ball.region is None
+    found: dict[str, Any] = {}
+    if margins:
+        found = _margins(ball, ball_test, every=margins == "all")
+        found["extras"] = {**_classical(loop, ball), **_by_neurons(system, policy, by_neurons, certified)}
     return StabilityReport(
         verdict=chosen.verdict,
         scope=(*scope, *chosen.scope),
@@ -106,29 +108,29 @@ def analyze(
         loop=loop,
         hinf=norm,
         tests=tuple(tests),
-        incremental_gain_margin=incremental_gain_margin(system, ball) if certified and margins else None,
-        residual_gain_margin=incremental_gain_margin(system, ball, "residual")
-        if residual and margins
-        else None,
-        stability_radius=_radius(norm.value) if stable else None,
-        extras={**_classical(loop, ball), **_by_neurons(system, policy, by_neurons, certified)}
-        if margins
-        else {},
-        **(_turned(system, ball, margins == "all") if certified and margins else {}),
+        stability_radius=_radius(norm.value) if math.isfinite(norm.value) else None,
+        **found,
     )
 
 
-def _turned(system: Realization, ball: IncrementalBall, every: bool) -> dict[str, Any]:
-    """Return the incremental phase margin of a small loop, or of any loop with the delay and disk margins."""
+def _margins(ball: IncrementalBall, test: BallTest, *, every: bool) -> dict[str, Any]:
+    """Return the gain margins, and the phase margin of a small loop; with `every` all margins of the ball."""
+    system = test.loop.plant
     found: dict[str, Any] = {}
-    if every or system.states <= _QUICK_STATES:
-        module = importlib.import_module("lipctrl.analysis.phase")
-        found["incremental_phase_margin"] = module.incremental_phase_margin(system, ball)
-    if every:
-        delay = importlib.import_module("lipctrl.analysis.delay_margin").incremental_delay_margin
-        disk = importlib.import_module("lipctrl.analysis.incremental_disk").incremental_disk_margin
-        found["incremental_delay_margin"] = delay(system, ball)
-        found["incremental_disk_margin"] = disk(system, ball)
+    if test.verdict is Verdict.CERTIFIED:
+        found["incremental_gain_margin"] = incremental_gain_margin(system, ball)
+    if math.isfinite(test.norm.value) and ball.center.any() and ball.radius > 0.0 and ball.region is None:
+        found["residual_gain_margin"] = incremental_gain_margin(system, ball, "residual")
+    if test.verdict is Verdict.CERTIFIED and (every or system.states <= _QUICK_STATES):
+        from lipctrl.analysis.phase import incremental_phase_margin
+
+        found["incremental_phase_margin"] = incremental_phase_margin(system, ball)
+    if test.verdict is Verdict.CERTIFIED and every:
+        from lipctrl.analysis.delay_margin import incremental_delay_margin
+        from lipctrl.analysis.incremental_disk import incremental_disk_margin
+
+        found["incremental_delay_margin"] = incremental_delay_margin(system, ball)
+        found["incremental_disk_margin"] = incremental_disk_margin(system, ball)
     return found
 
 
@@ -202,9 +204,9 @@ def _undecided(policy: Any, test: BallTest) -> bool:
 
 
 def _neurons(policy: Any) -> int:
-    graphs = importlib.import_module("lipctrl.analysis.policy_graph")
-    source = policy if isinstance(policy, Certificate) else policy.certificate()
-    return graphs.policy_graph(source).neurons
+    from lipctrl.analysis.policy_graph import policy_graph
+
+    return policy_graph(policy if isinstance(policy, Certificate) else policy.certificate()).neurons
 
 
 def _moved(
@@ -215,7 +217,9 @@ def _moved(
         return None
     if _neurons(policy) > _CENTRE_NEURONS:
         return None
-    found = importlib.import_module("lipctrl.analysis.recentre").best_ball(system, policy)
+    from lipctrl.analysis.recentre import best_ball
+
+    found = best_ball(system, policy)
     return found if found[1].verdict is Verdict.CERTIFIED else None
 
 
@@ -223,12 +227,16 @@ def _by_neurons(system: Realization, policy: Any, test: TestResult | None, certi
     """Return the gain margin of a loop that only the structured inequality certifies."""
     if certified or test is None or test.verdict is not Verdict.CERTIFIED:
         return {}
-    margin = importlib.import_module("lipctrl.analysis.structured").structured_gain_margin(system, policy)
+    from lipctrl.analysis.structured import structured_gain_margin
+
+    margin = structured_gain_margin(system, policy)
     return {"incremental gain margin from the policy's own neurons, whole policy k·π": margin}
 
 
 def _structured(system: Realization, policy: Any) -> TestResult:
-    found = importlib.import_module("lipctrl.analysis.structured").structured_test(system, policy)
+    from lipctrl.analysis.structured import structured_test
+
+    found = structured_test(system, policy)
     return TestResult(
         "structured inequality over the policy's neurons", found.verdict, found.reason, scope=found.scope
     )
@@ -250,16 +258,16 @@ def _classical(loop: NominalLoop, ball: IncrementalBall) -> dict[str, Any]:
         return {}
     if not math.isfinite(loop.norm().value):
         return {}
-    disk = importlib.import_module("lipctrl.analysis.disk")
+    from lipctrl.analysis.classical import classical_margins
+    from lipctrl.analysis.disk import disk_margin
+
     # Broken at the actuator: the loop transfer is -K₀P, in the order (gain)(plant).
-    margin = disk.disk_margin(-ball.center, loop.plant)
+    margin = disk_margin(-ball.center, loop.plant)
     found: dict[str, Any] = {
         "classical disk margin of the linear centre, at the plant's input (non-incremental)": margin
     }
     if loop.plant.inputs == 1:
-        classical = importlib.import_module("lipctrl.analysis.classical").classical_margins(
-            -ball.center, loop.plant
-        )
+        classical = classical_margins(-ball.center, loop.plant)
         found["classical gain and phase margins of the linear centre (non-incremental, not proved)"] = (
             classical
         )

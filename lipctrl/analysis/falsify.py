@@ -130,22 +130,28 @@ def periodic_slopes(
         choice = rng.integers(0, 2, (period, owners)).astype(float)
         if attempt < 2:
             choice[:] = attempt
-        value = radius(choice)
-        for _ in range(sweeps):
-            improved = False
-            for t, k in np.ndindex(period, owners):
-                choice[t, k] = 1.0 - choice[t, k]
-                trial = radius(choice)
-                if trial > value * (1.0 + 1e-12):
-                    value, improved = trial, True
-                else:
-                    choice[t, k] = 1.0 - choice[t, k]
-            if not improved:
-                break
+        value = _ascended(choice, radius, sweeps)
         if value > best:
-            best, best_choice = value, choice.copy()
+            best, best_choice = value, choice
     weights = best_choice[:, loop.owner] if owners else np.zeros((period, 0))
     return SlopeAttack(best, loop.lower + weights * (loop.upper - loop.lower))
+
+
+def _ascended(choice: np.ndarray, objective: Callable[[np.ndarray], float], sweeps: int) -> float:
+    """Flip entries between 0 and 1, in place, while the objective grows; return it."""
+    value = objective(choice)
+    for _ in range(sweeps):
+        improved = False
+        for place in np.ndindex(choice.shape):
+            choice[place] = 1.0 - choice[place]
+            trial = objective(choice)
+            if trial > value * (1.0 + 1e-12):
+                value, improved = trial, True
+            else:
+                choice[place] = 1.0 - choice[place]
+        if not improved:
+            break
+    return value
 
 
 def separating_pair(

@@ -227,18 +227,7 @@ def scaled_relative_graphs(
     guard = nominal_loop(system, -middle * np.eye(system.inputs)).is_stable
     norm = hinf_norm(system).value
     every = _separation_for_all_scalings(curve, a, b, first.value, norm)
-    if every > 0.0:
-        verdict, reason = Verdict.CERTIFIED, "separated for every τ in (0, 1]"
-    elif first.value > 0.0 and guard:
-        verdict, reason = (
-            Verdict.CERTIFIED,
-            "separated at τ = 1 and stable with a constant slope inside [a, b]",
-        )
-    elif first.value > 0.0:
-        verdict = Verdict.INCONCLUSIVE
-        reason = "separated at τ = 1 only, which proves nothing: the loop of the middle slope is not stable"
-    else:
-        verdict, reason = Verdict.INCONCLUSIVE, "the graphs are not provably separated at τ = 1"
+    verdict, reason = _judged(every, first.value, guard)
     if system.inputs == 1:
         response = np.array([system.response(w)[0, 0] for w in points])
         hull = _hull(response)
@@ -247,6 +236,17 @@ def scaled_relative_graphs(
     return ScaledRelativeGraphs(
         verdict, reason, (a, b), first.value, every, first.frequency, guard, points, response, hull
     )
+
+
+def _judged(separation_all: float, separation: float, guard: bool) -> tuple[Verdict, str]:
+    if separation_all > 0.0:
+        return Verdict.CERTIFIED, "separated for every τ in (0, 1]"
+    if separation > 0.0 and guard:
+        return Verdict.CERTIFIED, "separated at τ = 1 and stable with a constant slope inside [a, b]"
+    if separation > 0.0:
+        reason = "separated at τ = 1 only, which proves nothing: the loop of the middle slope is not stable"
+        return Verdict.INCONCLUSIVE, reason
+    return Verdict.INCONCLUSIVE, "the graphs are not provably separated at τ = 1"
 
 
 def _ordered(slopes: Any) -> tuple[float, float]:

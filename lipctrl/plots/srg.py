@@ -56,8 +56,6 @@ def srg_plot(
         )
     else:
         ax.plot(curve.real, np.abs(curve.imag), color=CERTIFIED, lw=2.0, label="Nyquist curve of P")
-    shown = _points(np.concatenate([hull, hull.conj(), [0.0]]))
-    span = max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), 1e-12)
     first = _points([0.0])
     for k, tau in enumerate(taus):
         edge = _points(graphs.forbidden(tau))
@@ -67,14 +65,7 @@ def srg_plot(
         )  # fmt: skip
         if k == 0:
             first = edge
-    straight = graphs.slopes[0] * graphs.slopes[1] == 0.0
-    near = _points(first.real) if straight else first[np.abs(first) <= 4.0 * span]
-    shown = _points(np.concatenate([shown, near]))
-    pad = 0.08 * max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), span)
-    ax.set(
-        xlim=(shown.real.min() - pad, shown.real.max() + pad),
-        ylim=(shown.imag.min() - pad, shown.imag.max() + pad),
-    )
+    _frame(ax, hull, first, graphs.slopes)
     room_across(ax)
     _shade(ax, first, graphs.slopes)
     ax.axhline(0.0, color=GREY, lw=0.8)
@@ -89,6 +80,20 @@ def srg_plot(
         fit_height(ax, 6)
     legend_below(ax)
     return ax
+
+
+def _frame(ax: Axes, hull: Complex, edge: Complex, slopes: tuple[float, float]) -> None:
+    """Show the graph of P, the origin, and what of the edge is near them."""
+    shown = _points(np.concatenate([hull, hull.conj(), [0.0]]))
+    span = max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), 1e-12)
+    straight = slopes[0] * slopes[1] == 0.0
+    near = _points(edge.real) if straight else edge[np.abs(edge) <= 4.0 * span]
+    shown = _points(np.concatenate([shown, near]))
+    pad = 0.08 * max(float(np.ptp(shown.real)), float(np.ptp(shown.imag)), span)
+    ax.set(
+        xlim=(shown.real.min() - pad, shown.real.max() + pad),
+        ylim=(shown.imag.min() - pad, shown.imag.max() + pad),
+    )
 
 
 def _proved(separation: float) -> str:

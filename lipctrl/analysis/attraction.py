@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from lipctrl.analysis.ball import actuator_limits, as_ball
 from lipctrl.analysis.cell_proof import Ellipsoid, prove_contraction, prove_decrease
 from lipctrl.analysis.cells import CellLoop
-from lipctrl.analysis.lure_loop import read_form
+from lipctrl.analysis.ellipsoid import lyapunov_guess
+from lipctrl.analysis.lure_loop import fixed_point, read_form, state_units
 from lipctrl.analysis.policy_graph import policy_certificate, policy_graph
 from lipctrl.analysis.psi_samples import require_plausible
 from lipctrl.analysis.slope_loop import prove_definite
@@ -214,22 +214,25 @@ def _prove(
 
 def equilibrium(loop: CellLoop, gain: float) -> np.ndarray | None:
     """Return a fixed point near the origin by Newton's method, unverified; None where it does not converge."""
-    x = np.zeros(loop.form.A.shape[0])
-    eye = np.eye(len(x))
-    for _ in range(60):
-        residual = loop.step(x, gain) - x
-        if np.abs(residual).max() < 1e-14 * (1.0 + np.abs(x).max()):
-            return x
-        jacobian = (loop.step(x + 1e-7 * eye, gain) - loop.step(x - 1e-7 * eye, gain)).T / 2e-7
-        x = x - np.linalg.lstsq(jacobian - eye, residual, rcond=None)[0]
+    units = state_units(loop.form, loop.graph)
+    free = replace(
+        loop, actuator=(np.full_like(loop.actuator[0], -np.inf), np.full_like(loop.actuator[1], np.inf))
+    )
+    # Where the command is clipped at the origin, Newton's method starts at the rest of the free loop.
+    start = np.zeros(len(units))
+    for clipped in (loop, free, loop):
+        x = fixed_point(lambda x, clipped=clipped: clipped.step(x, gain), units, start)
         if not np.isfinite(x).all():
             return None
-    return x if np.abs(loop.step(x, gain) - x).max() < 1e-11 * (1.0 + np.abs(x).max()) else None
+        if (np.abs(loop.step(x, gain) - x) < 1e-11 * (units + np.abs(x))).all():
+            return x
+        start = x if clipped is free else start
+    return None
 
 
 def frozen(loop: CellLoop, center: np.ndarray) -> np.ndarray:
     """Return the middle of the slopes at a point, unverified."""
-    point = loop.enclose(center[:, None], np.full((len(center), 1), 1e-12))
+    point = loop.enclose(center[:, None], 1e-12 * state_units(loop.form, loop.graph)[:, None])
     return point.slopes.middle()[0]
 
 
@@ -246,7 +249,8 @@ def inner_ellipsoid(
         return "the loop about its equilibrium is not stable"
     # Between the spectral radius and one: a P with some reserve in every direction.
     rate = radius + 0.5 * (1.0 - radius)
-    p = scipy.linalg.solve_discrete_lyapunov(matrix.T / rate, np.diag(1.0 / room**2))
+    scaled = matrix * room / room[:, None]
+    p = lyapunov_guess(scaled.T / rate) / np.outer(room, room)
     decay = 1.0 - reserve * (1.0 - rate)
     p = (p + p.T) / 2.0
     p = p * float((np.sqrt(np.diag(np.linalg.inv(p))) / room).max() ** 2) * (1.0 + 1e-9)

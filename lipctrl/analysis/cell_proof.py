@@ -22,6 +22,8 @@ _BATCH = 2048
 _SLACK = 1e-12
 # Boxes are not cut further below this part of the ellipsoid's half-widths.
 _SMALLEST = 1e-3
+# Units of the states that differ by more than this power of two are taken away before eigenvalues are computed.
+_UNEQUAL = 12
 Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -39,12 +41,25 @@ def transposed(a: Enclosure) -> Enclosure:
     return Enclosure(a.middle().transpose(0, 2, 1), a.radius.transpose(0, 2, 1))
 
 
+def _balanced(matrices: Enclosure) -> Enclosure:
+    """Scale matrices of very unequal diagonals to one of order one by powers of two; the others keep their size."""
+    diagonal = np.diagonal(matrices.middle(), axis1=1, axis2=2)
+    usable = np.isfinite(diagonal) & (diagonal > 0.0)
+    exponent = np.round(0.5 * np.log2(np.where(usable, diagonal, 1.0)))
+    unequal = np.ptp(exponent, axis=1, keepdims=True) > _UNEQUAL
+    power = np.exp2(-np.where(unequal, exponent, 0.0))
+    both = power[:, :, None] * power[:, None, :]
+    return Enclosure(matrices.middle() * both, matrices.radius * both + TINY)
+
+
 def positive_definite(matrices: Enclosure) -> np.ndarray:
     """Prove N ≻ 0 for every symmetric matrix of a stack (N, n, n) that the enclosure holds; bool (N,).
 
     VᵀNV with V from a numerical eigendecomposition is near the identity; if every row of VᵀNV - I has absolute sum
-    below one, it is positive definite, hence V is regular and N ≻ 0.
+    below one, it is positive definite, hence V is regular and N ≻ 0. Powers of two on both sides take the units of the
+    states away before.
     """
+    matrices = _balanced(matrices)
     middle = 0.5 * (matrices.middle() + matrices.middle().transpose(0, 2, 1))
     finite = np.isfinite(middle).all(axis=(1, 2)) & np.isfinite(matrices.radius).all(axis=(1, 2))
     eye = np.eye(middle.shape[1])

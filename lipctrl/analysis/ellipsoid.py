@@ -182,6 +182,13 @@ class _Search:
         return np.array([found[owner == k].min() for k in range(self.owners)])[owner]
 
 
+def lyapunov_guess(matrix: np.ndarray) -> np.ndarray:
+    """Return X with X - MXMᵀ = I, up to rounding; without a warning about its accuracy, because nothing trusts it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
+        return scipy.linalg.solve_discrete_lyapunov(matrix, np.eye(len(matrix)))
+
+
 def natural_widths(loop: SlopeLoop, slopes: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
     """Return half-widths of an ellipsoid of the loop with fixed slopes in which |row·(Δx, Δw)| = 1 is reached.
 
@@ -192,9 +199,7 @@ def natural_widths(loop: SlopeLoop, slopes: np.ndarray, rows: np.ndarray) -> np.
     if not np.isfinite(matrix).all() or np.abs(np.linalg.eigvals(matrix)).max(initial=0.0) >= 1.0 - 1e-9:
         return None
     balanced, (units, _) = scipy.linalg.matrix_balance(matrix, permute=False, separate=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
-        spread = scipy.linalg.solve_discrete_lyapunov(balanced, np.eye(n))
+    spread = lyapunov_guess(balanced)
     inner = np.linalg.solve(
         np.eye(len(slopes)) - slopes[:, None] * loop.d.middle(), slopes[:, None] * loop.c.middle()
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from lipctrl.activations import Activation
 from lipctrl.analysis.policy_graph import PolicyGraph, assembled, zeros
@@ -109,19 +110,29 @@ def action_of(
 
 def equilibrium_of(form: Any, graph: PolicyGraph, start: np.ndarray) -> np.ndarray:
     """Return a fixed point of the loop near `start` by Newton's method (unverified: its residual counts later)."""
+    return fixed_point(lambda x: action_of(form, graph, x)[2], state_units(form, graph), start)
+
+
+def state_units(form: Any, graph: PolicyGraph) -> np.ndarray:
+    """Return sizes of the states that balance their equations; some argument of a nonlinearity is then of order one."""
+    linear = form.A + form.B @ graph.f0.middle() @ form.C
+    _, (sizes, _) = scipy.linalg.matrix_balance(linear, permute=False, separate=True)
+    arguments = np.abs(np.vstack([form.C_z, graph.g0.middle() @ form.C])) @ sizes
+    reach = float(arguments.max(initial=0.0))
+    return sizes / reach if reach > 0.0 else sizes
+
+
+def fixed_point(step: Callable[[np.ndarray], np.ndarray], units: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Search a fixed point of x⁺ = step(x) by Newton's method in units of the states, unverified."""
     x = np.asarray(start, dtype=np.float64)
-    n = len(x)
-    for _ in range(50):
-        residual = action_of(form, graph, x)[2] - x
-        if np.abs(residual).max(initial=0.0) < 1e-15 * (1.0 + np.abs(x).max(initial=0.0)):
+    eye = np.eye(len(x))
+    for _ in range(60):
+        residual = step(x) - x
+        if not np.isfinite(residual).all() or (np.abs(residual) < 1e-15 * (units + np.abs(x))).all():
             break
-        step = 1e-6
-        columns = []
-        for e in step * np.eye(n):
-            ahead, behind = (action_of(form, graph, x + d)[2] for d in (e, -e))
-            columns.append((ahead - behind) / (2.0 * step))
-        jacobian = np.column_stack(columns)
-        x = x - np.linalg.lstsq(jacobian - np.eye(n), residual, rcond=None)[0]
+        moves = 1e-6 * np.diag(units)
+        jacobian = ((step(x + moves) - step(x - moves)) / 2e-6).T / units[:, None]
+        x = x - units * np.linalg.lstsq(jacobian - eye, residual / units, rcond=None)[0]
     return x
 
 

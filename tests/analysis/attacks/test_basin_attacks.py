@@ -329,3 +329,49 @@ def test_slopes_of_a_sine_hold_far_from_zero():
         for share in (0.0, 0.37, 1.0):
             slope = np.cos(low + share * (high - low))
             assert ((least <= slope) & (slope <= most)).all()
+
+
+def double_integrator(units):
+    """Return x⁺ = Ax + Bu in units of the states, and a clipped and biased policy for it."""
+    a, b = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.005], [0.1]])
+    zeros = {
+        "B_w": np.zeros((2, 0)),
+        "C_z": np.zeros((0, 2)),
+        "D_zu": np.zeros((0, 1)),
+        "D_w": np.zeros((2, 0)),
+    }
+    form = LureForm(
+        A=a * units[:, None] / units, B=b * units[:, None], C=np.eye(2), y_0=np.zeros(2), dt=0.1, psi=np.sin,
+        lower=np.zeros(0), upper=np.zeros(0), z_max=np.zeros(0), **zeros,
+    )  # fmt: skip
+    bend = rules.series(
+        rules.linear([[0.0, 0.3]]), rules.elementwise("relu", 1), rules.linear([[-0.2]], [0.1])
+    )
+    inside = rules.series(rules.linear(np.diag(1.0 / units)), bend)
+    return form, rules.projection(rules.centered(np.array([[-1.0, -1.7]]) / units, inside), [-1.0], [1.5])
+
+
+def test_units_of_the_states_do_not_matter():
+    volumes = []
+    for units in ([1.0, 1.0], [1e6, 1.0], [1e-8, 1e-7], [1e8, 1e8]):
+        scale = np.array(units)
+        found = basin(*double_integrator(scale), np.array([5.0, 3.0]) * scale)
+        assert found.verdict is Verdict.CERTIFIED, found.reason
+        assert found.recheck()
+        volumes.append(found.volume / np.prod(scale))
+    assert np.ptp(volumes) < 1e-3 * volumes[0]
+
+
+def test_a_command_that_is_clipped_at_the_origin_hides_no_equilibrium():
+    """A valve between 0 and 10 that is wide open at the origin, and half open where the loop rests."""
+    form, _ = double_integrator(np.ones(2))
+    tank = replace(
+        form, A=np.array([[0.9]]), B=np.array([[0.1]]), C=np.eye(1), y_0=np.zeros(1), B_w=np.zeros((1, 0)),
+        C_z=np.zeros((0, 1)), D_w=np.zeros((1, 0)),
+    )  # fmt: skip
+    found = basin(tank, rules.projection(rules.linear([[-2.0]], [15.0]), [0.0], [10.0]), [20.0])
+    assert found.verdict is Verdict.CERTIFIED, found.reason
+    assert found.center[0] == pytest.approx(5.0)
+    assert found.extent[0] > 14.0
+    x = found.simulate(found.boundary(2), 200)
+    assert np.abs(x[-1] - 5.0).max() < 1e-6

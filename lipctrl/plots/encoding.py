@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
-    """Return a figure as PNG bytes; the same figure gives the same bytes."""
+    """Return a figure as PNG bytes; the same figure gives the same bytes.
+
+    Examples
+    --------
+    >>> from lipctrl.plots import subplots
+    >>> figure_png(subplots()[0])[1:4]
+    b'PNG'
+    """
     stream = io.BytesIO()
     with mpl.rc_context(RC):
         figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
@@ -24,7 +31,14 @@ def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
 
 
 def figure_svg(figure: Figure) -> str:
-    """Return a figure as an inline <svg> element, without XML prologue, date or outside references."""
+    """Return a figure as an inline <svg> element, without XML prologue, date or outside references.
+
+    Examples
+    --------
+    >>> from lipctrl.plots import subplots
+    >>> figure_svg(subplots()[0])[:4]
+    '<svg'
+    """
     stream = io.StringIO()
     with mpl.rc_context(RC):
         figure.savefig(stream, format="svg", metadata={"Date": None})
@@ -33,7 +47,14 @@ def figure_svg(figure: Figure) -> str:
 
 
 def figure_html(figure: Figure, caption: str, *, alt: str | None = None) -> str:
-    """Return a <figure> element with the picture embedded as PNG data, its caption and a text alternative."""
+    """Return a <figure> element with the picture embedded as PNG data, its caption and a text alternative.
+
+    Examples
+    --------
+    >>> from lipctrl.plots import subplots
+    >>> figure_html(subplots()[0], "Empty axes.")[:8]
+    '<figure>'
+    """
     data = base64.b64encode(figure_png(figure)).decode("ascii")
     text = html.escape(alt or caption, quote=True)
     return (

@@ -47,6 +47,15 @@ def lmi_matrix(certificate: Certificate) -> tuple[np.ndarray, tuple[int, ...]]:
     ------
     ValueError
         When the certificate is a composition: pass one of its `parts`.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> layer, output = rules.Layer({0: [[2.0]]}, "relu"), rules.Output({1: [[3.0]]})
+    >>> certificate = rules.neurons([layer], output, [[9.0]], 6.1, in_features=1)
+    >>> matrix, sizes = lmi_matrix(certificate)
+    >>> matrix.round(2).tolist(), sizes
+    ([[37.21, -18.0], [-18.0, 9.0]], (1, 1))
     """
     from lipctrl.rules.neurons import performance, read_graph
 
@@ -107,6 +116,14 @@ def gershgorin_plot(discs: GershgorinDiscs, *, ax: Axes | None = None, title: st
 
     Discs that reach left of zero are vermilion: no Gershgorin argument proves that network, although all
     eigenvalues may be positive.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> layer, output = rules.Layer({0: [[2.0]]}, "relu"), rules.Output({1: [[3.0]]})
+    >>> certificate = rules.neurons([layer], output, [[9.0]], 6.1, in_features=1)
+    >>> gershgorin_plot(gershgorin_discs(certificate)).get_xlabel()
+    'Re'
     """
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Circle

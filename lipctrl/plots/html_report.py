@@ -48,6 +48,15 @@ def report_plot(report: Any, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     report : `lipctrl.analysis.StabilityReport`.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall, analyze
+    >>> ball = IncrementalBall(center=[[-3.0]], radius=1.0)
+    >>> report = analyze(control.tf([1], [1, -1]), ball, margins=False)
+    >>> report_plot(report).get_xlabel()
+    'Re'
     """
     from lipctrl.plots.nyquist import nyquist_plot
     from lipctrl.plots.sigma import sigma_plot
@@ -128,6 +137,15 @@ def html_page(report: Any) -> str:
     Parameters
     ----------
     report : `lipctrl.analysis.StabilityReport`.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall, analyze
+    >>> ball = IncrementalBall(center=[[-3.0]], radius=1.0)
+    >>> report = analyze(control.tf([1], [1, -1]), ball, margins=False)
+    >>> html_page(report).startswith("<!doctype html>")
+    True
     """
     from matplotlib import pyplot as plt
 

@@ -57,6 +57,15 @@ def gain_sweep(
     form : "policy" scales the whole policy, "residual" only φ.
     k : positive factors; by default 49 of them around the margin.
     margin : the result of `lipctrl.incremental_gain_margin` for the same arguments, computed when None.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> plant, ball = control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0)
+    >>> sweep = gain_sweep(plant, ball, k=[0.4, 1.0])
+    >>> (sweep.product < 1.0).tolist()        # stable for every policy of the ball, above k = 0.5
+    [False, True]
     """
     from lipctrl.analysis import as_ball, as_realization, nominal_loop
 
@@ -100,6 +109,14 @@ def gain_sweep_plot(sweep: GainSweep, *, ax: Axes | None = None, title: str | No
     """Draw the product over k: certified where it is below 1, falsified where an admissible policy was destabilising.
 
     Between the two ends nothing is claimed. Factors of -6 dB and +6 dB are 0.5 and 2.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> plant, ball = control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0)
+    >>> gain_sweep_plot(gain_sweep(plant, ball)).get_ylabel()
+    'kρ‖T_k‖ [ratio]'
     """
     ax = axes_or_new(ax)
     left, right = sweep.k[0], sweep.k[-1]

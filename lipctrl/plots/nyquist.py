@@ -50,6 +50,15 @@ def nyquist_plot(
     ------
     ValueError
         For plants with several inputs: draw `sigma_plot` instead.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> from lipctrl.plots import loop_response
+    >>> response = loop_response(control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0))
+    >>> nyquist_plot(response).get_xlabel()
+    'Re'
     """
     outputs, inputs = response.plant.shape[1:]
     if plane is None:

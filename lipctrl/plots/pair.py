@@ -18,6 +18,16 @@ def pair_plot(attack: Any, *, ax: Axes | None = None, title: str | None = None) 
 
     A pair that ends farther apart than it began refutes contraction from these states; one that does not proves
     nothing, and the title says so.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl import rules
+    >>> from lipctrl.analysis import loop_step, separating_pair
+    >>> policy = rules.series(rules.elementwise("tanh", 1), rules.linear([[-0.6]]))
+    >>> step = loop_step(control.ss([[1.1]], [[1.0]], [[1.0]], [[0.0]], True), policy)
+    >>> pair_plot(separating_pair(step, 1, distance=1.0, scale=5.0, steps=60)).get_xlabel()
+    'step'
     """
     ax = axes_or_new(ax)
     distance = np.maximum(attack.distance, np.finfo(float).tiny)

@@ -51,6 +51,17 @@ def robustness_map(
     ----------
     make_plant : (x, y) ↦ LTI plant; policy : as `lipctrl.analysis.as_ball` takes it, u = π(y).
     x, y : one-dimensional parameter values.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> ball = IncrementalBall(center=[[-1.0]], radius=0.5)
+    >>> grid = robustness_map(
+    ...     lambda gain, pole: control.tf([gain], [1, pole]), ball, [0.5, 1.0], [1.0, 2.0], names=("gain", "pole")
+    ... )
+    >>> grid.margin.round(6).tolist()        # (pole + gain) / (0.5 gain), rows are poles
+    [[6.0, 4.0], [10.0, 6.0]]
     """
     from lipctrl.analysis import as_ball, ball_test
 
@@ -76,6 +87,17 @@ def robustness_map_plot(
 
     Cells without a proof are hatched: `inconclusive` thinly, an unstable or ill-posed nominal loop densely.
     `nominal` marks the parameters that the policy was trained for.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> ball = IncrementalBall(center=[[-1.0]], radius=0.5)
+    >>> grid = robustness_map(
+    ...     lambda gain, pole: control.tf([gain], [1, pole]), ball, [0.5, 1.0], [1.0, 2.0], names=("gain", "pole")
+    ... )
+    >>> robustness_map_plot(grid).get_xlabel()
+    'gain'
     """
     from matplotlib.patches import Patch
 

@@ -44,6 +44,15 @@ def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -
     ------
     ValueError
         For an ill-posed nominal loop.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> plant, ball = control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0)
+    >>> spread = pole_spread(plant, ball, samples=20)
+    >>> spread.nominal.real.tolist(), bool((spread.poles.real < 0.0).all())
+    ([-2.0], True)
     """
     from lipctrl.analysis import as_ball, as_realization
 
@@ -76,6 +85,14 @@ def pole_spread_plot(spread: PoleSpread, *, ax: Axes | None = None, title: str |
     """Draw the poles of the policy family with the stability boundary.
 
     Discrete time: the unit circle; continuous time: the imaginary axis, both axes in rad/s.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> plant, ball = control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0)
+    >>> pole_spread_plot(pole_spread(plant, ball, samples=20)).get_xlabel()
+    'Re [rad/s]'
     """
     ax = axes_or_new(ax, (5.8, 5.2))
     cloud = spread.poles.ravel()

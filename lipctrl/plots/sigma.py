@@ -31,6 +31,15 @@ def sigma_plot(
     """Draw σ(T(jω)) against ω [rad/s] with the line 1/ρ: the ball is certified when the proved peak is below it.
 
     `db=True` labels the vertical axis in decibel; the default is ratios on a logarithmic axis.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall
+    >>> from lipctrl.plots import loop_response
+    >>> response = loop_response(control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0))
+    >>> sigma_plot(response).get_ylabel()
+    'σ of T [ratio]'
     """
     ax = axes_or_new(ax)
     scale = (lambda v: 20.0 * np.log10(v)) if db else (lambda v: v)

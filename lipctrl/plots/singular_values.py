@@ -45,6 +45,13 @@ def block_singular_values(
     certificate : any certificate; the parts of nested `series` nodes are its blocks, anything else is one block.
     points : number of inputs drawn from a normal distribution of standard deviation `spread`.
     seed : of the draw.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> certificate = rules.series(rules.scaling([2.0]), rules.linear([[3.0]]), rules.elementwise("tanh", 1))
+    >>> block_singular_values(certificate).names
+    ('1: scaling', '2: linear', '3: activation')
     """
     if points < 1:
         raise ValueError(f"points is {points}; expected at least one input")
@@ -82,6 +89,13 @@ def singular_values_plot(
 
     One is the proved gain: points above it would refute the certificate, a falling line is the decay of deep networks
     (Juston et al. 2025).
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> certificate = rules.series(rules.scaling([2.0]), rules.linear([[3.0]]), rules.elementwise("tanh", 1))
+    >>> singular_values_plot(block_singular_values(certificate)).get_xlabel()
+    'block'
     """
     from matplotlib.ticker import MaxNLocator
 

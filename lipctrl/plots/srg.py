@@ -41,6 +41,13 @@ def srg_plot(
     ----------
     graphs : `lipctrl.analysis.ScaledRelativeGraphs`.
     taus : scalings to draw, each in (0, 1].
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import scaled_relative_graphs
+    >>> srg_plot(scaled_relative_graphs(control.tf([1], [1, 2, 1]), (0.0, 7.9))).get_ylabel()
+    'Im'
     """
     created = ax is None
     ax = axes_or_new(ax, (5.6, 6.0))

@@ -111,7 +111,14 @@ def fit_height(ax: Axes, legend_rows: int) -> None:
 def subplots(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float] | None = None
 ) -> tuple[Figure, Any]:
-    """Return a figure in the style of this package and its (rows, columns) array of axes, to pass as `ax`."""
+    """Return a figure in the style of this package and its (rows, columns) array of axes, to pass as `ax`.
+
+    Examples
+    --------
+    >>> figure, axes = subplots(1, 2)
+    >>> axes.shape
+    (1, 2)
+    """
     return new_axes(rows, columns, size or (5.6 * columns, 5.0 * rows))
 
 

@@ -36,6 +36,11 @@ def tightness_plot(
     ------
     ValueError
         When a bound lies below `lower`: one of the two is wrong, and a picture must not hide it.
+
+    Examples
+    --------
+    >>> tightness_plot({"product": 3.0, "LipSDP": 2.0}, 1.9).get_xlabel()
+    'Lipschitz bound [output unit / input unit]'
     """
     if not bounds or not all(np.isfinite([*bounds.values(), lower])) or lower < 0.0:
         raise ValueError(f"bounds {dict(bounds)!r} and lower {lower!r} must be finite and not empty")

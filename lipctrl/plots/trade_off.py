@@ -21,6 +21,14 @@ def trade_off_plot(
     Parameters
     ----------
     curve : `lipctrl.analysis.trade_off(plant)`. used : Lipschitz constant of a network to mark, or None.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import trade_off
+    >>> plant = control.ss([[0, 1], [1, 0]], [[0], [1]], [[1, 0], [0, 1]], 0)
+    >>> trade_off_plot(trade_off(plant, prices=[0.1, 1.0])).get_ylabel()
+    'Lipschitz budget [action/observation]'
     """
     points = [c for c in curve.choices if np.isfinite(c.cost) and c.lipschitz > 0.0]
     if not points:

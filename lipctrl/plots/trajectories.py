@@ -54,6 +54,12 @@ def simulate_plant(
     disturbed : draw the plant's own disturbances; the same `seed` gives the same starts and disturbances to any policy.
 
     Returns the states and the actions that were applied (saturated).
+
+    Examples
+    --------
+    >>> from lipctrl_envs import Pendulum
+    >>> simulate_plant(Pendulum(), lambda y: -20.0 * y[..., :1], starts=3, steps=5).signals.shape
+    (3, 5, 3)
     """
     import torch
 
@@ -109,6 +115,13 @@ def trajectory_plot(
     channels : names of the signals to draw, all by default.
     limits : symmetric limits by channel name, drawn as dashed lines (actuator and track limits).
     names : of the policy and of the baseline, for the legend.
+
+    Examples
+    --------
+    >>> from lipctrl_envs import Pendulum
+    >>> runs = simulate_plant(Pendulum(), lambda y: -20.0 * y[..., :1], starts=3, steps=5)
+    >>> len(trajectory_plot(runs, channels=runs.names[:2]))
+    2
     """
     chosen = list(trajectories.names) if channels is None else list(channels)
     known = set(trajectories.names)

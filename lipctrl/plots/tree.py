@@ -31,6 +31,13 @@ def tree_rows(certificate: Certificate, *, max_depth: int = 6, max_rows: int = 2
 
     A folded row carries the product of its siblings' gains under `series`, else the largest of them. Rows
     beyond `max_depth` or `max_rows` are left out, the last row then says how many.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> certificate = rules.series(rules.scaling([2.0]), rules.linear([[3.0]]), rules.elementwise("tanh", 1))
+    >>> [(row.depth, row.rule) for row in tree_rows(certificate)]
+    [(0, 'series'), (1, 'scaling'), (1, 'linear'), (1, 'activation')]
     """
     rows: list[TreeRow] = []
     stack: list[tuple[Certificate, int, int, int, float]] = [(certificate, 0, 1, -1, certificate.gain)]
@@ -76,6 +83,13 @@ def tree_plot(
     """Draw a certificate as an indented tree: one row a rule, its dimensions, the gain it proves.
 
     Runs of alike siblings share a row ("× 8"), with the product of their gains in a series and the largest elsewhere.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> certificate = rules.series(rules.scaling([2.0]), rules.linear([[3.0]]), rules.elementwise("tanh", 1))
+    >>> [text.get_text() for text in tree_plot(certificate).texts[:3]]
+    ['series', '1 → 1', '6']
     """
     rows = tree_rows(certificate, max_depth=max_depth, max_rows=max_rows)
     ax = axes_or_new(ax, (7.2, 0.9 + 0.36 * len(rows)))

@@ -76,6 +76,20 @@ def train(
         When a number became NaN or infinite; the folder keeps the last checkpoint.
     RunError
         When the folder cannot be written or continued.
+
+    Examples
+    --------
+    >>> from lipctrl import check
+    >>> from lipctrl.runs import Schedule, build_policy
+    >>> from lipctrl.training import APGConfig
+    >>> policy = build_policy("lipctrl/Pendulum-v0", width=4)
+    >>> settings = {
+    ...     "config": APGConfig(environments=2, horizon=4),
+    ...     "schedule": Schedule(validation_episodes=1, evaluation_episodes=1),
+    ... }
+    >>> run = train("lipctrl/Pendulum-v0", policy, steps=8, out="run", **settings)
+    >>> check(run.certificate).ok
+    True
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm is {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")

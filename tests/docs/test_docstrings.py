@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
 
 ROOT = Path(__file__).resolve().parents[2]
 # Modules whose import asks for an optional package.
@@ -37,6 +38,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
     report: list[str] = []
     for test in finder.find(module, name):
         runner.run(test, out=report.append)
+    pyplot.close("all")
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 

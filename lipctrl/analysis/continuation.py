@@ -279,6 +279,8 @@ def _near(path: Path, here: Proof, end: float) -> Proof | None:
 
 
 def _root(path: Path, inside: float, outside: float) -> float:
-    """Return where the sampled minimum of Φ changes its sign."""
+    """Return about where the sampled minimum of Φ changes its sign; samples jump, and a search may stop early."""
     find: Any = scipy.optimize.brentq
-    return float(find(lambda at: path.sample(at)[0], inside, outside, xtol=1e-15, rtol=1e-11, maxiter=60))
+    return float(
+        find(lambda at: path.sample(at)[0], inside, outside, xtol=1e-15, rtol=1e-11, maxiter=60, disp=False)
+    )

@@ -47,7 +47,19 @@ class LagSearch:
         modes = np.abs(self._sweep.grid())
         modes = modes[modes > 0.0]
         low, high = modes.min() / 100.0, min(modes.max() * 100.0, self._system.highest_frequency)
-        return np.unique(np.concatenate([modes, np.geomspace(low, high, 500)]))
+        grid = np.unique(np.concatenate([modes, self._resonances(), np.geomspace(low, high, 500)]))
+        return grid[(grid >= low) & (grid <= high)]
+
+    def _resonances(self) -> np.ndarray:
+        """Return frequencies around every mode in steps of its damping, which may be far finer than any grid."""
+        assert self._sweep is not None
+        poles, step = self._sweep.poles.astype(np.complex128), self._system.sample_time
+        if step:
+            poles = np.log(poles[poles != 0.0]) / step
+        poles = poles[poles.imag > 0.0]
+        steps = np.geomspace(0.1, 1e3, 17)
+        steps = np.concatenate([-steps, [0.0], steps])
+        return (poles.imag[:, None] + np.abs(poles.real)[:, None] * steps).ravel()
 
     def _loops(self, omegas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert self._sweep is not None
@@ -119,6 +131,8 @@ class LagSearch:
         sizes = np.log(np.maximum(np.abs(self._ratios(grid)), 1e-300))
         found = []
         for j in range(sizes.shape[1]):
+            # A crossing may be a point of the grid: an integrator's is its closed loop's pole.
+            found += grid[sizes[:, j] == 0.0].tolist()
             for i in np.flatnonzero(sizes[:-1, j] * sizes[1:, j] < 0.0):
                 low, high = grid[i], grid[i + 1]
                 for _ in range(60):

@@ -51,7 +51,7 @@ def _scaled(loop: SlopeLoop, decay: float) -> _Scaled | None:
     )
     if n and edge >= 0.0:
         return None
-    root, back = _lyapunov_coordinates(middle, decay, loop.is_discrete)
+    root, back = lyapunov_coordinates(middle, decay, loop.is_discrete)
     if root is None:
         return None
     a, b = root @ loop.a.middle() @ back, root @ loop.b.middle()
@@ -78,7 +78,7 @@ def _scaled(loop: SlopeLoop, decay: float) -> _Scaled | None:
     return _Scaled(np.hstack([a, b]), np.eye(n, n + h), low, high, weight, root, shared, owners)
 
 
-def _lyapunov_coordinates(
+def lyapunov_coordinates(
     matrix: np.ndarray, decay: float, discrete: bool
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Return R and R⁻¹ with RᵀR a Lyapunov matrix of a stable matrix at the given decay; None where that fails.

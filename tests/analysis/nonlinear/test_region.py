@@ -146,3 +146,30 @@ def test_structured_gain_equals_the_balls_where_only_the_ball_is_known(double_in
     ball = IncrementalBall([[-1.0, -2.0]], 0.2)
     bound = ball_test(double_integrator, ball).gain
     assert structured_gain(double_integrator, ball) == pytest.approx(bound, rel=1e-3)
+
+
+@pytest.mark.parametrize("dt", [0.0, 0.1])
+def test_units_do_not_change_the_gain(dt):
+    a, b = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.005], [0.1]])
+    if dt == 0.0:
+        a = np.array([[0.0, 1.0], [0.0, -0.5]])
+    bend = rules.series(rules.linear([[0.0, 0.3]]), rules.elementwise("tanh", 1))
+
+    def gain(units, newton):
+        """Return the gain in the first units of a loop whose states and action are measured in others."""
+        system = control.ss(
+            a * units[:, None] / units,
+            b * units[:, None] / newton,
+            np.diag(1.0 / units),
+            np.zeros((2, 1)),
+            dt,
+        )
+        policy = rules.centered(
+            newton * np.array([[-1.0, -1.7]]), rules.series(bend, rules.linear([[-0.2 * newton]]))
+        )
+        return newton * structured_gain(system, policy)
+
+    plain = gain(np.ones(2), 1.0)
+    assert plain < 1.1
+    for units, newton in (([1e6, 1.0], 1.0), ([1e-5, 1e5], 1e-3), ([1e-8, 1e-8], 1e6)):
+        assert gain(np.array(units), newton) == pytest.approx(plain, rel=1e-4)

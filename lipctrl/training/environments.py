@@ -89,8 +89,6 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
     >>> find_task("Pendulum-v1").action_limit
     array([2.])
     """
-    import gymnasium
-
     env_id = qualified(env_id)
     options = {name: _plain(name, value) for name, value in (options or {}).items()}
     if "render_mode" in options:
@@ -98,20 +96,7 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
             f"{env_id} was given render_mode={options['render_mode']!r}; nothing is drawn in training and evaluation, "
             "leave it out"
         )
-    # An environment says with a ValueError that an option is out of range.
-    known = (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError)
-    try:
-        with blamed(env_id, "its constructor", but=known):
-            env = gymnasium.make(env_id, **options)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ValueError(
-            f"no environment {env_id!r}: {str(error).rstrip('.')}. Expected a Gymnasium name such as 'Pendulum-v1' or "
-            "'lipctrl/CartPole-v0' (MuJoCo environments need the extra lipctrl[mujoco])"
-        ) from error
-    except TypeError as error:
-        # Gymnasium appends where the error comes from, with keywords that nobody passed.
-        reason = str(error).partition(" was raised from the environment creator")[0]
-        raise ValueError(f"{env_id} does not take the options {options}: {reason}") from error
+    env = _made(env_id, options)
     if env.spec is not None:
         # "lipctrl/CartPole" without a version means the newest; what is recorded says which.
         module = env_id.rpartition(":")[0]
@@ -120,20 +105,7 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         observations = vector_box(env_id, "observation", env.observation_space)
         actions = action_box(env_id, env.action_space)
         limit, center = _half_width(actions)
-        plant = getattr(env.unwrapped, "plant", None)
-        if plant is not None and "max_episode_steps" in options:
-            # Gymnasium keeps this keyword to itself, so that the plant, which training steps, would not know of it.
-            raise ValueError(
-                f"{env_id} was given max_episode_steps; the length of its episodes is its own parameter: give "
-                f"horizon={options['max_episode_steps']}"
-            )
-        twin = None
-        if plant is None and not options and importlib.util.find_spec("lipctrl_envs") is not None:
-            twin = TWINS.get(env_id)
-        if twin is not None:
-            copy = gymnasium.make(twin)
-            plant = getattr(copy.unwrapped, "plant", None)
-            copy.close()
+        plant, twin = _plant_of(env, env_id, options)
         return Task(
             env_id=env_id,
             options=options,
@@ -146,6 +118,48 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
         )
     finally:
         env.close()
+
+
+def _made(env_id: str, options: dict[str, Any]) -> gymnasium.Env:
+    """Make the environment, or say why Gymnasium could not."""
+    import gymnasium
+
+    # An environment says with a ValueError that an option is out of range.
+    known = (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError)
+    try:
+        with blamed(env_id, "its constructor", but=known):
+            return gymnasium.make(env_id, **options)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ValueError(
+            f"no environment {env_id!r}: {str(error).rstrip('.')}. Expected a Gymnasium name such as 'Pendulum-v1' or "
+            "'lipctrl/CartPole-v0' (MuJoCo environments need the extra lipctrl[mujoco])"
+        ) from error
+    except TypeError as error:
+        # Gymnasium appends where the error comes from, with keywords that nobody passed.
+        reason = str(error).partition(" was raised from the environment creator")[0]
+        raise ValueError(f"{env_id} does not take the options {options}: {reason}") from error
+
+
+def _plant_of(env: gymnasium.Env, env_id: str, options: dict[str, Any]) -> tuple[Any, str | None]:
+    """Return the differentiable plant of an environment, its own or that of its twin, and the twin's name."""
+    import gymnasium
+
+    plant = getattr(env.unwrapped, "plant", None)
+    if plant is not None and "max_episode_steps" in options:
+        # Gymnasium keeps this keyword to itself, so that the plant, which training steps, would not know of it.
+        raise ValueError(
+            f"{env_id} was given max_episode_steps; the length of its episodes is its own parameter: give "
+            f"horizon={options['max_episode_steps']}"
+        )
+    if plant is not None or options or importlib.util.find_spec("lipctrl_envs") is None:
+        return plant, None
+    twin = TWINS.get(env_id)
+    if twin is None:
+        return None, None
+    copy = gymnasium.make(twin)
+    plant = getattr(copy.unwrapped, "plant", None)
+    copy.close()
+    return plant, twin
 
 
 def _plain(name: str, value: Any) -> Any:

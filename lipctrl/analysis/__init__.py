@@ -3,7 +3,7 @@
 Names are loaded on first use, so that a check of one criterion does not pay for the others. Where to look among the
 files; in each group what users call comes first, and what it is made of after the semicolon:
 
-- one call: closed_loop; report, verdict
+- one call: closed_loop; report, verdict, units
 - what is analysed: plant, ball, linearize; canonical, interconnection, loop, policy_graph, lure_loop
 - H∞ norms: hinf; cover, modal, delay_chains, discs, spectrum
 - quadratic forms over all frequencies, which most proofs of LTI loops use: popov, popov_minimum, popov_levels;

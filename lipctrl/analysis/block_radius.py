@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.phase import in_hertz
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.scaled_gain import scaled_norm, worst_frequency
+from lipctrl.analysis.units import in_units
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class StructuredRadius:
     blocks: tuple[tuple[int, int], ...]
     perturbation: np.ndarray | None
     destabilization: Destabilization | None
+    counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def simulate(self) -> MarginSimulation:
         """Simulate the loop just inside and just outside the falsified end; ValueError where there is none."""
@@ -44,7 +46,8 @@ class StructuredRadius:
 
     def __str__(self) -> str:
         text = f"certified below {self.radius:.6g} ({len(self.blocks)} blocks), tightest at {in_hertz(self.frequency)}"
-        return text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
+        text = text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
+        return in_units(text, self.counts_samples)
 
 
 def structured_radius(
@@ -101,7 +104,9 @@ def structured_radius(
     found = _destabilization(loop, e, f, omega, worst)
     size = math.nan if found is None else found.value
     perturbation = None if worst.value == 0.0 else -block_diagonal(worst.blocks)
-    return StructuredRadius(radius, size, omega, scaling, shapes, perturbation, found)
+    return StructuredRadius(
+        radius, size, omega, scaling, shapes, perturbation, found, counts_samples=plant.counts_samples
+    )
 
 
 def _matrix(given: Any, rows: int | None, columns: int | None, name: str) -> np.ndarray:

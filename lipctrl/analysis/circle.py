@@ -16,6 +16,7 @@ from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.popov_levels import level_test
 from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import internal_stability
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
 
@@ -43,10 +44,9 @@ class CriterionResult:
 
     def __str__(self) -> str:
         hertz = self.frequency / (2.0 * math.pi)
-        return (
-            f"{self.criterion}: {self.verdict} — {self.test.reason}; margin {self.margin:.6g} "
-            f"at {self.frequency:.6g} rad/s ({hertz:.6g} Hz)"
-        )
+        text = f"{self.criterion}: {self.verdict} — {self.test.reason}; margin {self.margin:.6g} "
+        text += f"at {self.frequency:.6g} rad/s ({hertz:.6g} Hz)"
+        return in_units(text, self.test.loop.plant.counts_samples)
 
 
 def _result(criterion: str, plant: Realization, center: np.ndarray, radius: float) -> CriterionResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.spectrum import Stability, internal_stability
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
 
@@ -31,6 +32,7 @@ class ClassicalMargins:
     phase: float = math.nan
     modulus: float = math.nan
     frequencies: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __str__(self) -> str:
         if self.verdict is not Verdict.CERTIFIED:
@@ -39,10 +41,11 @@ class ClassicalMargins:
         shown = (f"gain {self.gain:.4g} ({decibel:.2f} dB)", f"phase {math.degrees(self.phase):.2f}°",
                  f"modulus {self.modulus:.4g}")  # fmt: skip
         # A margin that no frequency limits is infinite; python-control gives it the frequency nan.
-        return ", ".join(
+        text = ", ".join(
             text + (f" at {omega:.4g} rad/s" if not math.isnan(omega) else " (nowhere)")
             for text, omega in zip(shown, self.frequencies, strict=True)
         )
+        return in_units(text, self.counts_samples)
 
 
 def classical_margins(sys: Any, gain: Any = 1.0) -> ClassicalMargins:
@@ -97,4 +100,5 @@ def classical_margins(sys: Any, gain: Any = 1.0) -> ClassicalMargins:
         math.radians(phase),
         modulus,
         (w_phase_crossing, w_gain_crossing, w_modulus),
+        counts_samples=loop.counts_samples,
     )

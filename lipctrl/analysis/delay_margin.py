@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.pade_delay import pade
 from lipctrl.analysis.phase import ball_member, certified_angle, certified_loop, in_hertz, rotated_response
 from lipctrl.analysis.plant import Realization
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
 # Delays of more samples are not tried; a margin equal to it means "at least".
@@ -50,8 +51,10 @@ class DelayMargin:
     """The delays that a loop tolerates: certified up to `delay` [s], falsified just beyond.
 
     Every constant delay 0 ≤ τ ≤ `delay` between the policy and the plant (the same in all channels that are delayed) is
-    proved stable for every policy of the ball; inf means any delay. `falsified` is the smallest delay at which
-    a linear policy of the ball was seen to be unstable (NaN: none found). `frequency` [rad/s] is where it oscillates.
+    proved stable for every policy of the ball, in discrete time every delay of whole samples (a delay between samples
+    is another sampled plant); inf means any delay. Delays that vary in time are not covered. `falsified` is the
+    smallest delay at which a linear policy of the ball was seen to be unstable (NaN: none found). `frequency` [rad/s]
+    is where it oscillates.
 
     In discrete time `samples` is the certified whole number (`delay` = samples·dt; 64 means "at least") and
     `fractional` the delay in samples at which a rotation by ωτ first reaches a policy of the ball: sampled, not proved,
@@ -69,6 +72,7 @@ class DelayMargin:
     channels: tuple[float, ...] = ()
     note: str = ""
     scope: tuple[str, ...] = ()
+    counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def simulate(self) -> MarginSimulation:
         """Simulate the loop just inside and just outside the falsified delay; ValueError where there is none.
@@ -82,6 +86,10 @@ class DelayMargin:
             )
         return self.destabilization.simulate()
 
+    @property
+    def _unit(self) -> str:
+        return "samples" if self.counts_samples else "s"
+
     def __str__(self) -> str:
         if math.isinf(self.delay):
             return with_scope("certified for any delay", self.scope)
@@ -93,9 +101,10 @@ class DelayMargin:
             text += f" ({self.samples} samples; {self.fractional:.4g} by the phase)"
         text += f", limited at {in_hertz(self.frequency)}"
         if self.channels:
-            text += ", single channels " + ", ".join(f"{d:.6g} s" for d in self.channels)
+            text += ", single channels " + ", ".join(f"{d:.6g} {self._unit}" for d in self.channels)
         text = with_scope(text, self.scope)
-        return text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
+        text = text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
+        return in_units(text, self.counts_samples)
 
 
 def incremental_delay_margin(sys: Any, policy: Any, *, channels: bool = False) -> DelayMargin:
@@ -126,7 +135,8 @@ def incremental_delay_margin(sys: Any, policy: Any, *, channels: bool = False) -
     """
     ball = global_ball(policy)
     loop = certified_loop(sys, ball, "zero delay")
-    margin = replace(_margin(loop, ball, np.eye(ball.actions), falsify=True), scope=ball.scope)
+    margin = _margin(loop, ball, np.eye(ball.actions), falsify=True)
+    margin = replace(margin, scope=ball.scope, counts_samples=loop.plant.counts_samples)
     if not channels:
         return margin
     each = [_margin(loop, ball, np.diag(row), falsify=False).delay for row in np.eye(ball.actions)]
@@ -205,7 +215,8 @@ def _falsified_samples(
             return None if closed is None else replace(closed, shared=plant.states)
 
         omega = oscillation(pole, plant.sample_time)
-        return _destabilization("samples", float(samples), ball, policy, pole, omega, at)
+        found = _destabilization("samples", float(samples), ball, policy, pole, omega, at)
+        return replace(found, counts_samples=plant.counts_samples)
     return None
 
 

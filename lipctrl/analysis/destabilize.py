@@ -14,6 +14,7 @@ import scipy.linalg
 
 from lipctrl.analysis.falsify_linear import LinearPolicy, closed_loop_matrix
 from lipctrl.analysis.plant import Realization
+from lipctrl.analysis.units import in_units
 
 # Shares of the way from the nominal loop to the perturbation by which a simulation keeps off its size.
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -147,13 +148,12 @@ class Destabilization:
     policy: LinearPolicy | None = field(default=None, repr=False)
     matrix: np.ndarray | None = field(default=None, repr=False)
     loop: Callable[[float], LinearLoop | None] | None = field(default=None, repr=False, compare=False)
+    counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        return (
-            f"{self.quantity} {self.value:.6g}{unit} by {self.kind} (pole {self.pole:.6g}, "
-            f"{self.frequency:.6g} rad/s)"
-        )
+        text = f"{self.quantity} {self.value:.6g}{unit} by {self.kind} (pole {self.pole:.6g}, "
+        return in_units(f"{text}{self.frequency:.6g} rad/s)", self.counts_samples)
 
     def _sides(self) -> list[tuple[float, float]]:
         if self.unit == "samples":
@@ -250,4 +250,5 @@ def policy_destabilization(
         policy=policy_at(value),
         matrix=matrix,
         loop=lambda size: linear_loop(plant, policy_at(size)),
+        counts_samples=plant.counts_samples,
     )

@@ -22,6 +22,7 @@ from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.pointwise import pointwise_alpha
 from lipctrl.analysis.scaled_gain import scaled_norm
 from lipctrl.analysis.spectrum import internal_stability
+from lipctrl.analysis.units import in_units
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,12 @@ class DiskMargin(DiskEnds):
         low, high = self.gain_margin
         decibel = [_decibel(g) for g in (low, high)]
         hertz = self.frequency / (2.0 * math.pi)
-        return (
+        text = (
             f"disk margin α ≥ {self.alpha:.6g} (skew {self.skew:g}), at {self.frequency:.6g} rad/s ({hertz:.6g} Hz): "
             f"gain {low:.4g} … {high:.4g} ({decibel[0]:.2f} … {decibel[1]:.2f} dB){self._limit()}, "
             f"phase ±{math.degrees(self.phase_margin):.2f}°{self._varying_text()}"
         )
+        return in_units(text, self.counts_samples)
 
     def _limit(self) -> str:
         """Say what the gains are without the proof's rounding, where that decides about their size."""
@@ -215,4 +217,5 @@ def _margin(loop: Realization, channels: tuple[int, ...], skew: float) -> DiskMa
         perturbation=delta,
         loop=loop if len(channels) == loop.outputs else None,
         varying=moving,
+        counts_samples=loop.counts_samples,
     )

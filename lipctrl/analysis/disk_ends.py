@@ -37,6 +37,7 @@ class DiskEnds:
     phase_margin: float
     frequency: float
     varying: Destabilization | None = field(default=None, repr=False, compare=False, kw_only=True)
+    counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def _varying_text(self) -> str:
         """Say what is known of perturbations that vary, where that differs."""

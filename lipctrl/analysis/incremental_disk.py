@@ -22,6 +22,7 @@ from lipctrl.analysis.periodic import periodic_destabilization
 from lipctrl.analysis.phase import certified_loop, in_hertz
 from lipctrl.analysis.plant import Realization
 from lipctrl.analysis.pointwise import pointwise_alpha
+from lipctrl.analysis.units import in_units
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class IncrementalDiskMargin(DiskEnds):
         text = with_scope(text, self.scope)
         if self.destabilization is not None:
             text += f"; falsified {self.destabilization}"
-        return text + self._varying_text()
+        return in_units(text + self._varying_text(), self.counts_samples)
 
 
 def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> IncrementalDiskMargin:
@@ -135,6 +136,7 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
         destabilization=fixed,
         varying=moving,
         scope=ball.scope,
+        counts_samples=loop.plant.counts_samples,
     )
     if len(every) == 1:
         return margin

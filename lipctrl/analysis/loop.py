@@ -13,6 +13,7 @@ from lipctrl.analysis.hinf import HinfNorm, bounded_norm
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stability
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
 _REDUNDANT = (
@@ -141,7 +142,8 @@ class BallTest:
     def __str__(self) -> str:
         hertz = self.frequency / (2.0 * math.pi)
         where = f"margin {self.margin:.6g}, {self.frequency:.6g} rad/s = {hertz:.6g} Hz"
-        return with_scope(f"{self.verdict}: {self.reason} ({where})", self.scope)
+        text = with_scope(f"{self.verdict}: {self.reason} ({where})", self.scope)
+        return in_units(text, self.loop.plant.counts_samples)
 
 
 def ball_test(plant: Any, policy: Any) -> BallTest:

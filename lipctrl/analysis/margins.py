@@ -21,6 +21,7 @@ from lipctrl.analysis.falsify_linear import (
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
 # No gain beyond this factor is tried; an `upper` equal to it means "at least".
@@ -99,7 +100,8 @@ class GainMargin:
             f"ends at {_hertz(self.frequency[0])} and {_hertz(self.frequency[1])}"
         )
         outside = [f"falsified {f}" for f in self.falsifiers]
-        return "; ".join([with_scope(text, self.scope), *outside])
+        text = "; ".join([with_scope(text, self.scope), *outside])
+        return in_units(text, self.plant is not None and self.plant.counts_samples)
 
 
 def _hertz(omega: float) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,9 +119,15 @@ def _seen(loop: DiskLoop, alpha: float, blocks: PeriodicBlocks) -> Destabilizati
         poles = np.linalg.eigvals(matrix)
         worst = complex(poles[int(np.argmax(np.abs(poles)))])
         if abs(worst) > 1.0 + 1e-11:
-            kind = f"linear perturbations of the channels that vary with a period of {blocks.period:.6g} s"
+            unit = "samples" if loop.system.counts_samples else "s"
+            kind = (
+                f"linear perturbations of the channels that vary with a period of {blocks.period:.6g} {unit}"
+            )
             kind += ", with a policy of the ball that does" if len(loop.shapes) > loop.count else ""
-            return Destabilization("disk size α", "", size, 0.0, kind, float(blocks.lines[0]), worst, loop=at)
+            found = Destabilization(
+                "disk size α", "", size, 0.0, kind, float(blocks.lines[0]), worst, loop=at
+            )
+            return replace(found, counts_samples=loop.system.counts_samples)
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from lipctrl.analysis.falsify_linear import (
 )
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
 
@@ -68,6 +69,7 @@ class PhaseMargin:
     form: str = "policy"
     channels: tuple[float, ...] = ()
     scope: tuple[str, ...] = ()
+    counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     @property
     def degrees(self) -> float:
@@ -89,7 +91,8 @@ class PhaseMargin:
         if self.channels:
             text += ", single channels " + ", ".join(f"±{math.degrees(a):.2f}°" for a in self.channels)
         text = with_scope(text, self.scope)
-        return text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
+        text = text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
+        return in_units(text, self.counts_samples)
 
 
 def in_hertz(omega: float) -> str:
@@ -136,7 +139,8 @@ def incremental_phase_margin(
     loop = certified_loop(sys, ball, "θ = 0")
     if form == "residual":
         return PhaseMargin(math.pi, math.nan, math.nan, None, None, form, scope=ball.scope)
-    margin = replace(_with_falsifier(loop, ball, np.eye(ball.actions)), scope=ball.scope)
+    margin = _with_falsifier(loop, ball, np.eye(ball.actions))
+    margin = replace(margin, scope=ball.scope, counts_samples=loop.plant.counts_samples)
     if not channels:
         return margin
     each = tuple(certified_angle(loop, ball, np.diag(row))[0] for row in np.eye(ball.actions))

@@ -8,7 +8,6 @@ import importlib
 import json
 import math
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from lipctrl.analysis.ball import IncrementalBall
 from lipctrl.analysis.hinf import HinfNorm
 from lipctrl.analysis.loop import NominalLoop
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.storage import replace_file
 
@@ -109,11 +109,7 @@ class StabilityReport:
 
     def in_units(self, text: str) -> str:
         """Return text with the units of the plant's time: samples and rad/sample where dt=True counts samples."""
-        if not self.loop.plant.counts_samples:
-            return text
-        for pattern, unit in ((r"rad/s\b", "rad/sample"), (r"\bHz\b", "cycles/sample")):
-            text = re.sub(pattern, unit, text)
-        return re.sub(r"up to (\S+) s \(\d+ samples; ", r"up to \1 samples (", text)
+        return in_units(text, self.loop.plant.counts_samples)
 
     def limitations(self) -> tuple[str, ...]:
         """Return what limits the claim in sentences, also where nothing does and where nothing was proved."""

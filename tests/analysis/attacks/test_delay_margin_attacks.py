@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import control
 import numpy as np
@@ -21,7 +22,7 @@ def random_loop(seed):
         np.array([[0.0, w], [-w, -2.0 * 10.0 ** rng.uniform(-4.5, -0.5) * w]])
         for w in 10.0 ** rng.uniform(-1.0, 1.5, modes)
     ]
-    a = scipy.linalg.block_diag(*parts, [[-1.0]])
+    a: Any = scipy.linalg.block_diag(*parts, [[-1.0]])
     b, c = rng.standard_normal((len(a), m)), rng.standard_normal((m, len(a)))
     k = rng.standard_normal((m, m))
     while np.linalg.eigvals(a + b @ k @ c).real.max() > -1e-5:

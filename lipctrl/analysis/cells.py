@@ -196,7 +196,7 @@ def _activated(
     if sigma.name == "clip" and not sigma.params:
         # A clip inside the policy, with limits of their own for each row.
         value = outward(sigma.value(least.T).T, sigma.value(most.T).T)
-        slopes = outward(np.zeros_like(low), np.ones_like(low))
+        slopes = outward(*(side.T for side in slope_range(sigma, low.T, high.T)))
     else:
         value = outward(*value_range(sigma, least, most))
         slopes = outward(*slope_range(sigma, low, high))

@@ -101,8 +101,8 @@ class _Search:
         self.cp, self.loop, self.scale, self.reserve = cp, loop, scale, reserve
         self.unit = unit = _UnitSlopes.of(loop)
         self.owners = int(loop.owner.max(initial=-1)) + 1
-        # Channels too, by how far their arguments reach where the scaled states are of order one.
-        self.reach = reach = self._reaches(unit.c * scale, unit.d)
+        # Channels too: what a scaled state does to them is then what they do to it.
+        self.reach = reach = self._reaches(unit.b.T / scale, unit.c * scale, unit.d)
         self.a, self.b = unit.a * scale / scale[:, None], unit.b * reach / scale[:, None]
         self.d = unit.d * reach / reach[:, None]
         self.q = cp.Variable((loop.states, loop.states), symmetric=True)
@@ -119,14 +119,19 @@ class _Search:
         m = self.cp.diag(gather @ self.cp.Variable(self.owners, nonneg=True))
         return m, 2.0 * m - self.d @ m - m @ self.d.T
 
-    def _reaches(self, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    def _reaches(self, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
         """Return a size of every channel's argument, one for those that share a multiplier."""
-        own = np.sqrt((c * c).sum(axis=1))
-        reach = own
-        for _ in range(min(len(own), 8)):
-            reach = np.minimum(own + np.abs(d) @ reach, 1e6 * own.max(initial=1e-12))
-        shared = np.array([reach[self.loop.owner == k].max() for k in range(self.owners)])[self.loop.owner]
-        return np.where(shared > 1e-9 * shared.max(initial=0.0), shared, 1.0) if len(shared) else own
+
+        def passed(own: np.ndarray, couplings: np.ndarray) -> np.ndarray:
+            size = own
+            for _ in range(min(len(own), 8)):
+                size = np.minimum(own + couplings @ size, 1e6 * own.max(initial=1e-12))
+            return np.array([size[self.loop.owner == k].max() for k in self.loop.owner])
+
+        seen = passed(np.sqrt((c * c).sum(axis=1)), np.abs(d))
+        effect = passed(np.sqrt((b * b).sum(axis=1)), np.abs(d).T)
+        moved = np.where(seen > 1e-9 * seen.max(initial=0.0), seen, 1.0)
+        return moved / np.sqrt(np.clip(moved * effect, 1e-8, 1.0))
 
     def _require_positive(self, rows: list[list[Any]], size: int) -> None:
         self.constraints.append(self.cp.bmat(rows) >> self.reserve * np.eye(size))

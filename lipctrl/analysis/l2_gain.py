@@ -163,7 +163,7 @@ def _frequencies(poles: np.ndarray, discrete: bool) -> np.ndarray:
     """Return some points on the border of stability, near the poles among them."""
     if discrete:
         return np.exp(1j * np.concatenate([np.linspace(0.0, np.pi, 17), np.abs(np.angle(poles))]))
-    return 1j * np.concatenate([np.zeros(1), np.abs(poles), np.abs(poles.imag)])
+    return 1j * np.concatenate([np.zeros(1), np.abs(poles), np.abs(np.imag(poles))])
 
 
 def _search(loop: SlopeLoop, units: _Units) -> tuple[float, np.ndarray, np.ndarray] | None:

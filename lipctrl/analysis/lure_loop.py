@@ -218,7 +218,7 @@ def bounded_neurons(
     for start, stop, sigma in graph.layers:
         cut = slice(start, stop)
         reach = (g0[cut] @ reach_y + g1[cut] @ change) * (1.0 + 1e-9) + 1e-12
-        if sigma is not None and sigma.group == 1 and sigma.name != "clip":
+        if sigma is not None and sigma.group == 1:
             low, high = bound(sigma, v[cut], reach, lure.rest.neurons[cut])
             lower[cut], upper[cut] = np.maximum(low, lower[cut]), np.minimum(high, upper[cut])
         change[cut] = largest_changes(graph.owner[cut], lower[cut], upper[cut], reach)

@@ -318,7 +318,9 @@ def _try_box(
     loop = loop.with_slopes(*widened(loop.lower, loop.upper))
     limits = _limits(lure, form, actuator, cage)
     free = not limits
-    natural = cage if cage is not None and np.isfinite(cage).all() else _natural(loop, limits)
+    natural = _natural(loop, limits)
+    if cage is not None and np.isfinite(cage).all():
+        natural = cage if natural is None else np.minimum(cage, natural)
     scale = np.ones(loop.states) if natural is None else natural
     if free:
         rows = np.eye(loop.states, loop.states + loop.channels) / scale[:, None]
@@ -360,9 +362,11 @@ def _local_slopes(
     swing = np.maximum(lure.action - actuator[0], actuator[1] - lure.action)
     reach = weighted_reach(form.C_z, cage) + weighted_reach(form.D_zu, swing)
     reach = np.minimum(reach * (1.0 + 1e-9) + lure.rest.argument, form.z_max + np.abs(lure.argument))
-    for i in np.flatnonzero(np.isfinite(reach)):
-        low, high = plant_slopes(form, lure.argument - reach, lure.argument + reach)
-        lower[i], upper[i] = max(lower[i], low[i]), min(upper[i], high[i])
+    known, k = np.isfinite(reach), lure.plant_channels
+    reach = np.where(known, reach, 0.0)
+    low, high = plant_slopes(form, lure.argument - reach, lure.argument + reach)
+    lower[:k] = np.where(known, np.maximum(lower[:k], low), lower[:k])
+    upper[:k] = np.where(known, np.minimum(upper[:k], high), upper[:k])
     return lower, upper
 
 

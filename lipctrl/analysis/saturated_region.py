@@ -242,12 +242,17 @@ def largest_saturated(problem: SaturatedLoop, top: np.ndarray, decay: float) -> 
     cages = [top, *(np.minimum(top, t * natural) for t in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0))]
     if np.isfinite(top).any():
         cages += [np.minimum(t * top, 50.0 * natural) for t in (0.7, 0.5, 0.35, 0.2)]
-    for cage in cages:
-        found = search(problem, cage, decay, np.where(np.isfinite(cage), cage, natural))
-        if isinstance(found, str):
-            reason = found
-        elif best is None or found.size > best.size:
-            best = found
+    # Clips inside the policy may be met long before the actuator's limits.
+    small = [np.minimum(top, t * natural) for t in (0.06, 0.015, 0.004)]
+    for attempts in (cages, small):
+        for cage in attempts:
+            found = search(problem, cage, decay, np.where(np.isfinite(cage), cage, natural))
+            if isinstance(found, str):
+                reason = found
+            elif best is None or found.size > best.size:
+                best = found
+        if best is not None:
+            break
     return reason if best is None else _refined(problem, best, top, decay)
 
 

@@ -169,6 +169,11 @@ def slope_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
             np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, least)),
             np.where(low >= 0.0, 1.0, np.where(high <= 0.0, left, most)),
         )
+    if name == "clip" and not sigma.params:
+        # Limits of their own for every neuron: they show in the values at the ends.
+        ends = sigma.value(low), sigma.value(high)
+        within, flat = (ends[0] == low) & (ends[1] == high), ends[0] == ends[1]
+        return np.where(within, 1.0, 0.0), np.where(within, 1.0, np.where(flat, 0.0, 1.0))
     if name == "clip":
         bottom, top = (sigma.params or {})["lower"], (sigma.params or {})["upper"]
         within, beyond = (low >= bottom) & (high <= top), (low >= top) | (high <= bottom)

@@ -271,3 +271,30 @@ def test_units_of_the_states_do_not_matter(incremental):
     assert plain > 4.0
     for units in ([1e6, 1.0], [1e-5, 1e5], [1e-8, 1e-7]):
         assert volume(np.array(units)) == pytest.approx(plain, rel=0.05)
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_a_clip_inside_the_policy_is_a_line_where_it_is_not_reached(incremental):
+    inner = rules.series(
+        rules.projection(rules.linear([[-0.7], [-0.1]]), [-0.7, -5.0], [1.4, 5.0]), rules.linear([[1.0, 0.0]])
+    )
+    region = region_of_attraction(linear_form(1.2, 1.0), inner, state_limits=[4.0], incremental=incremental)
+    x = region.boundary(2)
+    for _ in range(300):
+        x = 1.2 * x + inner.evaluate(x)
+    assert np.abs(x).max() < 1e-9
+    # Pairs contract as far as the line goes, one equilibrium attracts as far as 1.2x - 0.7 < x.
+    assert (0.7 if incremental else 3.1) < region.extent[0] < (1.0 if incremental else 3.5)
+
+
+def test_a_biased_policy_that_hardly_acts_has_a_region():
+    """Channels whose effect is a millionth of what they see must not spoil the search."""
+    net = rules.series(
+        rules.linear([[0.02], [-0.03]], [0.3, -0.5]),
+        rules.elementwise("elu", 2),
+        rules.linear([[1e-6, 2e-6]]),
+    )
+    policy = rules.projection(rules.centered([[-1e-4]], net), [-0.005], [0.004])
+    for incremental in (True, False):
+        region = region_of_attraction(linear_form(-0.8, 1.0), policy, incremental=incremental)
+        assert region.extent[0] > 10.0

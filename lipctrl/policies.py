@@ -24,7 +24,10 @@ Limits = tuple[Any, Any] | float | Any
 def _scale(value: Any, features: int) -> Tensor | None:
     if value is None:
         return None
-    scale = torch.as_tensor(np.asarray(value, dtype=np.float64)).expand(features).clone()
+    given = np.asarray(value, dtype=np.float64)
+    if given.shape not in ((), (1,), (features,)):
+        raise ValueError(f"observation_scale has shape {given.shape}; expected one number, or {features}")
+    scale = torch.as_tensor(given).expand(features).clone()
     if not (torch.isfinite(scale).all() and (scale > 0.0).all()):
         raise ValueError(f"observation_scale is {value!r}; expected positive finite numbers, y / scale")
     return scale
@@ -36,6 +39,11 @@ def _limits(value: Limits | None, features: int) -> tuple[Tensor, Tensor] | None
     pair = value if isinstance(value, tuple) else (-np.asarray(value, float), np.asarray(value, float))
     if len(pair) != 2:
         raise ValueError("action_limits takes (lower, upper), or one positive limit of a symmetric box")
+    for given in map(np.shape, pair):
+        if given not in ((), (1,), (features,)):
+            raise ValueError(
+                f"action_limits have shape {given}; expected one number, or {features}, for either side"
+            )
     lower, upper = (torch.as_tensor(np.asarray(v, dtype=np.float64)).expand(features).clone() for v in pair)
     if not (torch.isfinite(lower).all() and torch.isfinite(upper).all() and (lower < upper).all()):
         raise ValueError(f"action_limits are {value!r}; expected finite lower < upper")

@@ -65,7 +65,7 @@ def train(
     width: Annotated[int, typer.Option(help="Neurons in each layer.")] = 32,
     depth: Annotated[int, typer.Option(help="Residual blocks in series.")] = 2,
     steps: Annotated[int | None, typer.Option(help="Environment steps in total.")] = None,
-    seed: Annotated[int, typer.Option(help="Split into recorded streams.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Split into recorded streams. [0]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV-ALGORITHM-SEED].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,

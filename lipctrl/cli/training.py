@@ -26,7 +26,7 @@ def run_training(
     algorithm: str,
     design: Mapping[str, Any],
     steps: int | None,
-    seed: int,
+    seed: int | None,
     device: str,
     out: Path | None,
     resume: bool,
@@ -45,8 +45,11 @@ def run_training(
 
     if resume and out is not None:
         recorded = load_run(out).config
-        algorithm, seed = recorded["algorithm"], recorded["seed"]
+        # What is not said is the run's; what is said is compared with it.
+        algorithm = recorded["algorithm"] if algorithm == "auto" else algorithm
+        seed = recorded["seed"] if seed is None else seed
         options = options or dict(recorded["env_options"])
+    seed = 0 if seed is None else seed
     task = find_task(env, options)
     # A run that goes on has its policy; one that is described again must be the same.
     described = any(value != DESIGN[name] for name, value in design.items()) or trade_off is not None

@@ -236,7 +236,10 @@ def _continued(path: Path, task: Task, algorithm: str, seed: int, policy: Any) -
     if policy is None:
         policy = policy_from_spec(recorded["policy"])
     elif policy.spec() != recorded["policy"]:
-        raise RunError(f"{path} holds a policy of another shape than the one given; resume with policy=None")
+        raise RunError(
+            f"{path} holds another policy than the one given; a run goes on with its own: leave out what describes one "
+            "(--lipschitz, --policy, --parametrization, --width, --depth, --trade-off; in Python policy=None)"
+        )
     return policy, recorded
 
 

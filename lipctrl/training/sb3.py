@@ -40,6 +40,10 @@ __all__ = ["CertifiedActorCriticPolicy", "CertifiedSACPolicy", "certified_policy
 def _box(what: str, space: gymnasium.Space) -> gymnasium.spaces.Box:
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise ValueError(f"the {what} space is {space}; a certified actor needs a Box of one dimension")
+    if what == "action" and not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"the actions are of type {space.dtype}; rounding to whole numbers has no Lipschitz bound"
+        )
     return space
 
 
@@ -119,6 +123,11 @@ class CertifiedActorCriticPolicy(ActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         _no_sde(use_sde)
+        if isinstance(net_arch, Mapping):
+            raise ValueError(
+                f"net_arch is {net_arch!r}; expected the hidden layers of the critic, such as [64, 64]: the actor is "
+                "the certified network, of width and depth"
+            )
         self._critic_layers = [64, 64] if net_arch is None else net_arch
         # The base class calls `_build` before its constructor returns.
         self._certified = {
@@ -298,6 +307,12 @@ class CertifiedSACPolicy(SACPolicy):
         if name == "actor_target":
             raise _refuse_algorithm(name, "SAC")
         return super().__getattr__(name)
+
+    def forward(self, obs: Any, deterministic: bool = False) -> Tensor:
+        raise ValueError(
+            "PPO and A2C call a policy like this, and CertifiedSACPolicy fits SAC; use CertifiedActorCriticPolicy. For "
+            "the actions of an SAC model call predict, or certified()"
+        )
 
     def certified(self) -> LipschitzPolicy:
         """Return the map from observations to deterministic actions, sharing the weights of this policy."""

@@ -92,7 +92,15 @@ def test_a_run_goes_on_with_its_own_settings_or_not_at_all(run_cli, tmp_path):
     assert "was trained with horizon=8, and 16 was given" in err
     code, _, err = run_cli(*words[:4], "--resume", "--width", "16", "--policy", "plain")
     assert code == 2
-    assert "a policy of another shape" in err
+    assert "holds another policy than the one given" in err
+    assert "--width" in err
+    for flag, message in (
+        (("--seed", "3"), "seed=0, and 3 was given"),
+        (("--algorithm", "ppo"), "'apg', and 'ppo'"),
+    ):
+        code, _, err = run_cli(*words[:4], "--resume", *flag)
+        assert code == 2
+        assert message in err
     # The same command again, and a schedule, may stand beside --resume.
     code, _, err = run_cli(*words, *few, "--resume", "--steps", "96", "--target", "-1e9")
     assert code == 0, err

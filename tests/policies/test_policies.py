@@ -97,6 +97,10 @@ def test_bad_policies_are_refused_in_words():
         LipschitzPolicy(network(), observation_scale=[1.0, 0.0, 1.0])
     with pytest.raises(ValueError, match="action_limits"):
         LipschitzPolicy(network(), action_limits=(1.0, -1.0))
+    with pytest.raises(ValueError, match=r"action_limits have shape \(4,\)"):
+        LipschitzPolicy(network(), action_limits=[1.0, 1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match=r"observation_scale has shape \(2,\); expected one number, or 3"):
+        LipschitzPolicy(network(), observation_scale=[1.0, 2.0])
     with pytest.raises(TypeError, match="CertifiedModule"):
         LipschitzPolicy(torch.nn.Linear(3, 2))
     with pytest.raises(ValueError, match="policy is"):

@@ -220,6 +220,17 @@ def test_settings_that_make_no_sense(name: str) -> None:
         algorithm(policy, "Pendulum-v1", policy_kwargs={"ortho_init": True}, device="cpu")
     with pytest.raises(ValueError, match="lipschitz"):
         make(name, lipschitz=-1.0)
+    with pytest.raises(ValueError, match=r"observation_scale has shape \(2,\); expected one number, or 3"):
+        make(name, observation_scale=[1.0, 2.0])
+    whole = gymnasium.make("Pendulum-v1")
+    whole.action_space = gymnasium.spaces.Box(-2, 2, (1,), dtype=np.int64)
+    with pytest.raises(ValueError, match="type int64; rounding"):
+        make(name, whole)
+
+
+def test_an_actor_of_other_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"net_arch is .*layers of the critic"):
+        make("ppo", net_arch={"pi": [8], "vf": [8]})
 
 
 class _Louder(gymnasium.Wrapper):
@@ -271,3 +282,9 @@ def test_a2c_trains_a_certified_actor_too(tmp_path: Path) -> None:
 def test_algorithms_that_do_not_fit_say_which_do(policy: Any) -> None:
     with pytest.raises(AttributeError, match=r"it fits .*TD3 and DDPG"):
         TD3(policy, "Pendulum-v1", policy_kwargs=SMALL, device="cpu")
+
+
+def test_ppo_says_that_a_policy_is_of_sac() -> None:
+    model = PPO(CertifiedSACPolicy, "Pendulum-v1", policy_kwargs=SMALL, n_steps=8, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match=r"fits SAC; use CertifiedActorCriticPolicy"):
+        model.learn(8)

@@ -51,7 +51,9 @@ def delayed_realization(system: Realization, samples: int | Sequence[int], at: s
             "sample the system first (control.sample_system)"
         )
     channels = system.inputs if at == "input" else system.outputs
-    values = np.asarray(samples, dtype=np.float64)
+    values = np.asarray(samples)
+    if values.dtype.kind not in "iuf":
+        values = np.array(np.nan)  # words, complex numbers and truth values count nothing
     given = [float(d) for d in (np.full(channels, values) if values.ndim == 0 else values.ravel())]
     if len(given) != channels or any(not d.is_integer() or d < 0 for d in given):
         raise ValueError(

@@ -24,6 +24,9 @@ from lipctrl.analysis.scaled_gain import scaled_norm
 from lipctrl.analysis.spectrum import internal_stability
 from lipctrl.analysis.units import in_units
 
+# Beyond it a disk is a half-plane up to rounding.
+_MOST_SKEWED = 1e8
+
 
 @dataclass(frozen=True)
 class DiskMargin(DiskEnds):
@@ -91,7 +94,7 @@ class DiskMargin(DiskEnds):
 
     def _limit(self) -> str:
         """Say what the gains are without the proof's rounding, where that decides about their size."""
-        ends = gain_interval(self.alpha_upper, self.skew)
+        ends = gain_interval(self.alpha_upper, self.skew, inwards=False)
         alike = all(math.isclose(a, b, rel_tol=1e-2) for a, b in zip(self.gain_margin, ends, strict=True))
         if alike or not math.isclose(self.alpha, self.alpha_upper, rel_tol=1e-7):
             return ""
@@ -146,8 +149,10 @@ def finite_skew(skew: Any) -> float:
         value = float(skew)
     except (TypeError, ValueError):
         value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"skew is {skew!r}; expected a finite number (0 is balanced)")
+    if not abs(value) <= _MOST_SKEWED:
+        raise ValueError(
+            f"skew is {skew!r}; expected a number between -{_MOST_SKEWED:g} and {_MOST_SKEWED:g} (0 is balanced)"
+        )
     return value
 
 

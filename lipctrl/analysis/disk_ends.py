@@ -10,6 +10,9 @@ import numpy as np
 from lipctrl.analysis.destabilize import Destabilization
 from lipctrl.analysis.falsify_linear import LinearPolicy
 
+# A few roundings of numbers of size one.
+_ROUNDING = 1e-15
+
 
 @dataclass(frozen=True)
 class DiskEnds:
@@ -66,25 +69,30 @@ def disk_policy(policy: LinearPolicy, delta: LinearPolicy, chosen: tuple[int, ..
     )
 
 
-def gain_interval(alpha: float, skew: float) -> tuple[float, float]:
-    """Return the positive gains f around 1 with |f - 1| < α|a f + b|."""
+def gain_interval(alpha: float, skew: float, *, inwards: bool = True) -> tuple[float, float]:
+    """Return positive gains such that |f - 1| < α|a f + b| for every f strictly between, rounded inwards (or not)."""
     a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
     if math.isinf(alpha):
         # |a f + b| > 0 is all that is asked.
         root = -b / a if a != 0.0 else -math.inf
         return (0.0, math.inf) if root <= 0.0 else ((root, math.inf) if root < 1.0 else (0.0, root))
-    upper = (1.0 + alpha * b) / (1.0 - alpha * a) if alpha * a < 1.0 else math.inf
-    lower = (1.0 - alpha * b) / (1.0 + alpha * a) if alpha * a > -1.0 else 0.0
-    return max(lower, 0.0), upper
+    left, right = alpha * a, alpha * b
+    slack = _ROUNDING * (1.0 + abs(left) + abs(right)) if inwards else 0.0
+    above, below = 1.0 - left + slack, 1.0 + left - slack
+    upper = (1.0 + right - slack) / above if above > 0.0 else math.inf
+    lower = (1.0 - right + slack) / below if below > 0.0 else 0.0
+    return min(max(lower, 0.0), 1.0), max(upper, 1.0)
 
 
 def phase_of_disk(alpha: float, skew: float) -> float:
-    """Return the largest φ ≤ π with |f - 1| < α|a f + b| for every f = exp(jθ), |θ| < φ."""
-    a, b = 0.5 * (1.0 + skew), 0.5 * (1.0 - skew)
+    """Return a φ ≤ π with |f - 1| < α|a f + b| for every f = exp(jθ), |θ| < φ: the largest one, rounded inwards.
+
+    With s = sin(θ/2) it is 4s² < α²(1 - 4ab·s²), as a + b = 1: no cosine, which small angles would hide in.
+    """
     if math.isinf(alpha):
         return math.pi
-    slope = 2.0 + 2.0 * a * b * alpha**2
-    if slope <= 0.0:
+    product = (0.5 * alpha * (1.0 + skew)) * (0.5 * alpha * (1.0 - skew))
+    size = 1.0 + product + _ROUNDING * (1.0 + abs(product))
+    if size <= 0.0 or 0.5 * alpha >= math.sqrt(size):
         return math.pi
-    cosine = (2.0 - alpha**2 * (a**2 + b**2)) / slope
-    return math.acos(min(1.0, max(-1.0, cosine)))
+    return 2.0 * math.asin(0.5 * alpha / math.sqrt(size)) * (1.0 - _ROUNDING)

@@ -24,6 +24,9 @@ from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
+# Gains beyond it have no finite squares.
+_LARGEST = 1e140
+
 
 def rotation_path(
     loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray, band: tuple[float, float] | None = None
@@ -149,6 +152,12 @@ def incremental_phase_margin(
 
 def certified_loop(sys: Any, ball: IncrementalBall, where: str) -> NominalLoop:
     """Return the nominal loop of a certified ball; ValueError says why a loop has no margin."""
+    largest = max(ball.radius, float(np.abs(ball.center).max()))
+    if largest > _LARGEST:
+        raise ValueError(
+            f"the policy has gains up to {largest:g}; expected at most {_LARGEST:g}, whose squares are finite. Choose "
+            "other units of observations or actions"
+        )
     loop = nominal_loop(sys, ball.center)
     test = judge(loop, ball.radius)
     if test.verdict is not Verdict.CERTIFIED:

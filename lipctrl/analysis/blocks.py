@@ -164,11 +164,20 @@ def _aligned(
 ) -> list[np.ndarray]:
     turn, out, row, column = value / abs(value), [], 0, 0
     for i, (r, c) in enumerate(shapes):
-        left, right = a[row : row + r], x[column : column + c]
-        size = float(np.linalg.norm(left) * np.linalg.norm(right))
-        out.append(turn * np.outer(left, right.conj()) / size if size > 0.0 else old[i])
+        left, right = _direction(a[row : row + r]), _direction(x[column : column + c])
+        alive = left.any() and right.any()
+        out.append(turn * np.outer(left, right.conj()) if alive else old[i])
         row, column = row + r, column + c
     return out
+
+
+def _direction(vector: np.ndarray) -> np.ndarray:
+    """Return a vector scaled to norm one, also where its squares underflow; 0 stays 0."""
+    peak = float(np.abs(vector).max(initial=0.0))
+    if not 0.0 < peak < np.inf:
+        return np.zeros_like(vector)
+    vector = vector / peak
+    return vector / np.linalg.norm(vector)
 
 
 def realized_blocks(blocks: Sequence[np.ndarray], omega: float, sample_time: float) -> LinearPolicy:

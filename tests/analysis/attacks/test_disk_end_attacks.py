@@ -9,7 +9,13 @@ import control
 import numpy as np
 import pytest
 
-from lipctrl.analysis import IncrementalBall, delayed, disk_margin, incremental_delay_margin
+from lipctrl.analysis import (
+    IncrementalBall,
+    delayed,
+    disk_margin,
+    incremental_delay_margin,
+    structured_radius,
+)
 from lipctrl.analysis.disk_ends import gain_interval, phase_of_disk
 
 SKEWS = (0.0, 0.5, -0.5, 1.0, -1.0, 2.5, -3.0, 1e3, -1e6)
@@ -58,7 +64,15 @@ def test_what_has_no_finite_square_is_refused_in_words():
     with pytest.raises(ValueError, match="skew"):
         disk_margin(plant, 1.0, 1e300)
     with pytest.raises(ValueError, match="units"):
-        incremental_delay_margin(1e-160 * plant, IncrementalBall([[-2e160]], 1e159))
+        incremental_delay_margin(control.tf([1e-160], [1.0, 1.0]), IncrementalBall([[-2e160]], 1e159))
     for samples in (1j, "2", True, None, [0.5]):
         with pytest.raises(ValueError, match="whole number"):
             delayed(control.tf([1.0], [1.0, 0.5], True), samples)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-140, 1e-160, 1e140])
+def test_blocks_that_destabilise_have_the_size_they_say_in_any_units(unit):
+    """Squares of 1e-160 are rounded: a falsified size was 1e-3 below the certified one."""
+    found = structured_radius(control.tf([unit], [1.0, 1.0]), 2.0 / unit)
+    assert found.radius == pytest.approx(3.0 / unit, rel=1e-6)
+    assert found.radius <= found.falsified <= 3.0 / unit * (1.0 + 1e-6)

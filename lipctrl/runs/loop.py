@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipctrl.policies import LipschitzPolicy, ResidualPolicy
 from lipctrl.runs.files import RunError
 from lipctrl.runs.folder import FORMAT, VERSION, Run, load_run
 from lipctrl.runs.guarantee import StabilityGuarantee
@@ -102,8 +103,8 @@ def train(
     elif not isinstance(config, ALGORITHMS[algorithm].Config):
         wanted = ALGORITHMS[algorithm].Config.__name__
         raise ValueError(f"config is a {type(config).__name__}; {algorithm} takes a {wanted}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps is {steps}; expected at least 1")
+    if steps is not None and not (steps >= 1 and float(steps).is_integer()):
+        raise ValueError(f"steps is {steps}; expected a whole number, at least 1")
     if resume:
         policy, recorded = _continued(path, task, algorithm, seed, policy)
         config = ALGORITHMS[algorithm].Config(**recorded["settings"])
@@ -162,6 +163,10 @@ def _check_policy(policy: Any, task: Task) -> None:
     if policy is None:
         raise ValueError(
             "policy is None; expected a ResidualPolicy or LipschitzPolicy (None only with resume=True)"
+        )
+    if not isinstance(policy, (LipschitzPolicy, ResidualPolicy)):
+        raise ValueError(
+            f"policy is a {type(policy).__name__}; expected a ResidualPolicy or LipschitzPolicy, whose bound is proved"
         )
     for name, got, wanted in (
         ("in_features", policy.in_features, task.observation_size),
@@ -225,7 +230,8 @@ def _describe(
 def _continued(path: Path, task: Task, algorithm: str, seed: int, policy: Any) -> tuple[Any, dict[str, Any]]:
     from lipctrl.policies import policy_from_spec
 
-    recorded = dict(load_run(path).config)
+    run = load_run(path)
+    recorded = dict(run.config)
     given = {"env_id": task.env_id, "algorithm": algorithm, "seed": seed, "env_options": dict(task.options)}
     for name, value in given.items():
         if recorded[name] != value:
@@ -234,7 +240,8 @@ def _continued(path: Path, task: Task, algorithm: str, seed: int, policy: Any) -
                 "resume with the same, or choose another folder"
             )
     if policy is None:
-        policy = policy_from_spec(recorded["policy"])
+        # In the precision of the stored weights, which a construction does not tell.
+        policy = policy_from_spec(recorded["policy"]).to(next(run.policy.parameters()).dtype)
     elif policy.spec() != recorded["policy"]:
         raise RunError(
             f"{path} holds another policy than the one given; a run goes on with its own: leave out what describes one "

@@ -122,6 +122,7 @@ class Session:
         self.best_weights = self._weights()
         self.stale = 0
         self.stopped = False
+        self._proved: Checkpoint | None = None
         # Validation runs on the copy where there is one (the same dynamics, batched), and never on the final seeds.
         self.trial = task if task.twin is None else dataclasses.replace(task, env_id=task.twin, twin=None)
 
@@ -215,7 +216,7 @@ class Session:
         return result
 
     def _prove(self, row: Mapping[str, float | int | None]) -> dict[str, float | None]:
-        """Prove the bound of the policy as it is now, and the guarantee with it; show it to the callbacks."""
+        """Prove the bound of the policy as it is now, and the guarantee with it; callbacks see it once it is saved."""
         policy: Any = self.learner.policy
         certificate = policy.certificate()
         report = check(certificate)
@@ -227,8 +228,7 @@ class Session:
             "certified_radius": certificate.radius,
             "guarantee": ratio,
         }
-        for callback in self.callbacks:
-            callback(Checkpoint(self.iteration, self.steps, policy, certificate, {**row, **found}))
+        self._proved = Checkpoint(self.iteration, self.steps, policy, certificate, {**row, **found})
         return found
 
     def _bound(self) -> dict[str, float | None]:
@@ -251,6 +251,10 @@ class Session:
         self._save_best()
         self.writer.save_checkpoint(state, self.iteration)
         self.saved = self.iteration
+        # Last, so that a callback that stops the training by an exception loses nothing.
+        assert self._proved is not None
+        for callback in self.callbacks:
+            callback(self._proved)
 
     def _save_best(self) -> None:
         """Write the best weights and their certificate; without a validation so far these are the present ones."""

@@ -166,8 +166,9 @@ class Descent:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         # The fused kernel divides by `grad_scale` and leaves everything alone where `found_inf` is 1.
-        self._adam.grad_scale = (norm / self.clip).clamp_min(1.0)
-        self._adam.found_inf = torch.logical_not(torch.isfinite(norm)).to(norm.dtype)
+        # It reads both in float32, whatever the parameters are.
+        self._adam.grad_scale = (norm / self.clip).clamp_min(1.0).float()
+        self._adam.found_inf = torch.logical_not(torch.isfinite(norm)).float()
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         return norm

@@ -34,6 +34,27 @@ def blamed(env_id: str, doing: str, but: tuple[type[Exception], ...] = ()) -> It
         ) from error
 
 
+@contextmanager
+def making(env_id: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Say in a ValueError why an environment cannot be made: its name, an option, or a package that is not here."""
+    import gymnasium
+
+    # An environment says with a ValueError that an option is out of range.
+    known = (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError)
+    try:
+        with blamed(env_id, "its constructor", but=known):
+            yield
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        raise ValueError(
+            f"no environment {env_id!r}: {str(error).rstrip('.')}. Expected a Gymnasium name such as 'Pendulum-v1' or "
+            "'lipctrl/CartPole-v0' (MuJoCo environments need the extra lipctrl[mujoco])"
+        ) from error
+    except TypeError as error:
+        # Gymnasium appends where the error comes from, with keywords that nobody passed.
+        reason = str(error).partition(" was raised from the environment creator")[0]
+        raise ValueError(f"{env_id} does not take the options {dict(options)}: {reason}") from error
+
+
 @dataclass(frozen=True)
 class Task:
     """An environment that a controller can be trained for.
@@ -70,6 +91,11 @@ def qualified(env_id: str) -> str:
     >>> qualified("lipctrl/CartPole-v0") == qualified("lipctrl_envs/CartPole-v0")
     True
     """
+    if not isinstance(env_id, str):
+        raise ValueError(
+            f"env_id is a {type(env_id).__name__}; expected the name of an environment (gymnasium.register gives yours "
+            "one)"
+        )
     env_id = env_id.replace("lipctrl_envs/", "lipctrl/", 1) if env_id.startswith("lipctrl_envs/") else env_id
     return f"lipctrl_envs:{env_id}" if env_id.startswith("lipctrl/") else env_id
 
@@ -124,20 +150,8 @@ def _made(env_id: str, options: dict[str, Any]) -> gymnasium.Env:
     """Make the environment, or say why Gymnasium could not."""
     import gymnasium
 
-    # An environment says with a ValueError that an option is out of range.
-    known = (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError)
-    try:
-        with blamed(env_id, "its constructor", but=known):
-            return gymnasium.make(env_id, **options)
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ValueError(
-            f"no environment {env_id!r}: {str(error).rstrip('.')}. Expected a Gymnasium name such as 'Pendulum-v1' or "
-            "'lipctrl/CartPole-v0' (MuJoCo environments need the extra lipctrl[mujoco])"
-        ) from error
-    except TypeError as error:
-        # Gymnasium appends where the error comes from, with keywords that nobody passed.
-        reason = str(error).partition(" was raised from the environment creator")[0]
-        raise ValueError(f"{env_id} does not take the options {options}: {reason}") from error
+    with making(env_id, options):
+        return gymnasium.make(env_id, **options)
 
 
 def _plant_of(env: gymnasium.Env, env_id: str, options: dict[str, Any]) -> tuple[Any, str | None]:

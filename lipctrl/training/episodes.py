@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lipctrl.certificate import Certificate
 from lipctrl.nn.module import CertifiedModule
 from lipctrl.training.attack import Attack, Loss, Wave
-from lipctrl.training.environments import action_box, blamed, qualified, vector_box
+from lipctrl.training.environments import action_box, blamed, making, qualified, vector_box
 from lipctrl.training.perturbation import Perturbation
 
 Controller = Callable[[Tensor], Tensor]
@@ -28,14 +28,15 @@ def make_batch(
     """Make a batch of `count` environments; standard ones at most 16 at a time when `limit`."""
     env_id = qualified(env_id)
     module, _, name = env_id.rpartition(":")
-    if module:
-        # Gymnasium's `make` imports the module of "module:name", its `spec` does not.
-        importlib.import_module(module)
-    if gymnasium.spec(name).vector_entry_point is None:
-        return gymnasium.make_vec(env_id, min(count, 16) if limit else count, **options)
-    if device.type != "cpu":
-        options = {**options, "device": str(device)}
-    return gymnasium.make_vec(env_id, count, **options)
+    with making(env_id, options):
+        if module:
+            # Gymnasium's `make` imports the module of "module:name", its `spec` does not.
+            importlib.import_module(module)
+        if gymnasium.spec(name).vector_entry_point is None:
+            return gymnasium.make_vec(env_id, min(count, 16) if limit else count, **options)
+        if device.type != "cpu":
+            options = {**options, "device": str(device)}
+        return gymnasium.make_vec(env_id, count, **options)
 
 
 def as_controller(policy: Any, device: torch.device) -> Controller:

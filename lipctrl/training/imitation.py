@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipctrl.training.algorithm import Algorithm, Descent, Settings, actor, gain_share, require_finite
 from lipctrl.training.experts import Expert, default_expert
@@ -85,7 +85,7 @@ class Imitation(Algorithm):
         with torch.no_grad():
             act = actor(self.policy)
             for _ in range(config.horizon):
-                label = self.expert(simulator.physical)
+                label = self._label(simulator.physical)
                 seen.append(simulator.observation)
                 labels.append(label)
                 action = torch.where(driven[:, None], label, act(simulator.observation))
@@ -112,6 +112,15 @@ class Imitation(Algorithm):
         require_finite(experts_action=fresh, reward=reward, loss=loss)
         numbers = torch.stack([reward.mean(), loss]).tolist()
         return {"mean_reward": numbers[0], "imitation_loss": numbers[1], "expert_share": share}
+
+    def _label(self, state: Tensor) -> Tensor:
+        label = self.expert(state)
+        if label.shape != (self.simulator.count, len(self.unit)):
+            raise ValueError(
+                f"the expert returned actions of shape {tuple(label.shape)} for states {tuple(state.shape)}; expected "
+                f"{(self.simulator.count, len(self.unit))}"
+            )
+        return label
 
     def state(self) -> dict[str, Any]:
         return {

@@ -220,6 +220,11 @@ class GymSimulator(Simulator):
         reached = np.array(seen, dtype=np.float64)
         for i in np.flatnonzero(info.get("_final_obs", np.zeros(self.count, dtype=bool))):
             reached[i] = info["final_obs"][i]
+        if not (np.isfinite(reached).all() and np.isfinite(seen).all()):
+            entries = np.flatnonzero(~np.isfinite(reached).all(0)).tolist()
+            raise EnvironmentFailedError(
+                f"the environment {self._name} gave observations that are NaN or infinite, in entries {entries}"
+            )
         self.observation = self._tensor(seen)
         ended = torch.as_tensor(terminated, device=self.device)
         late = torch.as_tensor(truncated, device=self.device) & ~ended

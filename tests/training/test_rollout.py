@@ -174,11 +174,13 @@ def test_an_evaluation_names_the_environment_that_failed():
         )
 
 
-def test_observations_that_are_not_finite_are_the_environments():
-    with pytest.raises(
-        EnvironmentFailedError, match=r"NaN or infinite after 40 random actions, in entries \[0\]"
-    ):
-        measure_observation_scale(find_task("test/Faulty-v0", {"fault": "nan"}), 0)
+@pytest.mark.filterwarnings("ignore:.*obs returned:UserWarning")
+@pytest.mark.parametrize(
+    ("at", "message"), [(0, "infinite after 0 random actions, in entries"), (40, "infinite, in entries")]
+)
+def test_observations_that_are_not_finite_are_the_environments(at, message):
+    with pytest.raises(EnvironmentFailedError, match=rf"NaN or {message} \[0\]"):
+        measure_observation_scale(find_task("test/Faulty-v0", {"fault": "nan", "at": at}), 0)
 
 
 @pytest.mark.filterwarnings("ignore:.*A Box action space:UserWarning")
@@ -218,3 +220,26 @@ def test_options_are_kept_as_plain_values():
         "lipctrl/LateralVehicle-v0", {"disturbance": (0.0, np.float64(1.0)), "action_limit": np.array([0.2])}
     )
     assert task.options == {"disturbance": [0.0, 1.0], "action_limit": [0.2]}
+
+
+def test_an_evaluation_says_what_it_cannot_make():
+    def idle(y):
+        return 0.0 * y[:, :1]
+
+    with pytest.raises(ValueError, match="no environment 'NoSuch-v0'"):
+        evaluate(idle, "NoSuch-v0")
+    with pytest.raises(
+        ValueError, match=r"does not take the options \{'colour': 1\}: Pendulum has no parameter"
+    ):
+        evaluate(idle, "lipctrl/Pendulum-v0", env_options={"colour": 1})
+    with pytest.raises(ValueError, match="env_id is a TimeLimit; expected the name"):
+        find_task(gymnasium.make("Pendulum-v1"))
+
+
+def test_a_nan_in_the_middle_of_an_episode_is_the_environments():
+    simulator = GymSimulator(find_task("test/Faulty-v0", {"fault": "nan", "at": 12}), 2, 0)
+    walk(simulator, 11)
+    with pytest.raises(
+        EnvironmentFailedError, match=r"gave observations that are NaN or infinite, in entries \[0\]"
+    ):
+        walk(simulator, 1)

@@ -381,6 +381,31 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
         read_all()
 
 
+@pytest.mark.parametrize("algorithm", list(SMALL))
+def test_double_precision_trains_and_stays_when_it_goes_on(tmp_path, algorithm):
+    whole = short_run(tmp_path / "whole", algorithm, policy=small_policy().to(torch.float64), iterations=4)
+    assert {v.dtype for v in weights(whole.path).values()} == {torch.float64}
+    short_run(tmp_path / "run", algorithm, policy=small_policy().to(torch.float64), iterations=2)
+    resumed = short_run(tmp_path / "run", algorithm, policy=None, resume=True, iterations=2)
+    assert {v.dtype for v in weights(resumed.path).values()} == {torch.float64}
+    assert next(resumed.policy.parameters()).dtype is torch.float64
+
+
+def test_a_callback_that_raises_stops_after_the_save(tmp_path):
+    def stop(checkpoint):
+        if checkpoint.iteration == 4:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        short_run(tmp_path / "run", callbacks=[stop])
+    assert RunWriter(tmp_path / "run").load_checkpoint()["iteration"] == 4
+
+
+def test_experts_answer_in_actions(tmp_path):
+    with pytest.raises(ValueError, match=r"the expert returned actions of shape \(4, 2\).*expected \(4, 1\)"):
+        short_run(tmp_path / "run", "imitation", expert=lambda state: state)
+
+
 def test_an_actuator_without_limits_survives_the_folder(tmp_path):
     arguments = {"env_options": {"action_limit": np.inf, "disturbance": (0.0,)}}
     run = short_run(tmp_path / "run", iterations=1, **arguments)
@@ -405,7 +430,9 @@ def test_a_folder_is_never_overwritten_and_never_continued_as_something_else(tmp
     [
         ({"algorithm": "magic"}, "algorithm is 'magic'; expected one of apg, ppo, imitation"),
         ({"policy": None}, "policy is None"),
+        ({"policy": torch.nn.Linear(2, 1)}, "policy is a Linear; expected a ResidualPolicy"),
         ({"steps": 0}, "steps is 0"),
+        ({"steps": 10.5}, "steps is 10.5; expected a whole number"),
         ({"seed": -1}, "seed is -1"),
         ({"config": SMALL["ppo"]}, "apg takes a APGConfig"),
     ],

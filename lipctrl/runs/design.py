@@ -168,7 +168,8 @@ def _check_request(task: Task, kind: str, lipschitz: float | str) -> None:
         raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number or 'auto'")
     if kind == "residual" and task.plant is None:
         raise ValueError(
-            f"{task.env_id} has no linearisation here, so no residual policy can be designed; use a plain one"
+            f"{task.env_id} is a black box without weights for an LQR gain; use a plain policy, or in Python a "
+            "ResidualPolicy around a gain of your own"
         )
 
 

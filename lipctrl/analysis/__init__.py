@@ -16,7 +16,7 @@ files; in each group what users call comes first, and what it is made of after t
 - models of delays: delays, pade_delay; all_pass
 - stability radii: radius, block_radius; real_radius, blocks, scaled_gain
 - the policy's own neurons: structured, l2_gain, recentre; slope_loop, contraction, barrier
-- regions of attraction: region; rest, saturated_region, ellipsoid, sectors
+- regions of attraction: region; region_proof, rest, saturated_region, ellipsoid, sectors
 - basins of attraction: attraction, basin_gain; cells, cell_proof, psi_samples
 - scaled relative graphs: srg
 - boxes of parameters: parameter_box

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 
 from lipctrl.analysis.lmi import require_cvxpy, solved
-from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix
+from lipctrl.analysis.slope_loop import SlopeLoop, checked_multipliers, loop_matrix
 from lipctrl.arithmetic import Enclosure
 from lipctrl.positivity import prove_positive_semidefinite
 
@@ -224,5 +224,6 @@ def prove_limit(loop: SlopeLoop, limit: Limit, p: np.ndarray, multipliers: np.nd
     still = replace(loop, a=Enclosure.exact(np.zeros((n, n))), b=Enclosure.exact(np.zeros((n, h))))
     bound = Enclosure.exact(np.full((1, 1), limit.bound))
     # Scaled so that the row keeps its size: bound²(P + multipliers) - rowᵀrow.
-    total = bound.times(bound).times(loop_matrix(still, p, multipliers, 1.0)) - limit.row.T @ limit.row
+    lam = checked_multipliers(loop, multipliers)
+    total = bound.times(bound).times(loop_matrix(still, p, lam, 1.0)) - limit.row.T @ limit.row
     prove_positive_semidefinite({(0, 0): total}, [n + h])

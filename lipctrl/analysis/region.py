@@ -9,24 +9,42 @@ from typing import Any
 import numpy as np
 
 from lipctrl.analysis.ball import actuator_limits, as_ball
-from lipctrl.analysis.cells import plant_slopes
 from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, natural_widths, prove_limit
 from lipctrl.analysis.lure_loop import (
     LureLoop,
     action_of,
     equilibrium_of,
     lure_loop,
-    neuron_slopes,
     offset_of,
     read_form,
-    weighted_reach,
     widened,
 )
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
+from lipctrl.analysis.region_proof import (
+    limits_of,
+    local_slopes,
+    prove_incremental,
+    prove_saturated,
+    prove_within,
+)
 from lipctrl.analysis.saturated_region import SaturatedLoop, SectorEllipsoid, is_exact, largest_saturated
 from lipctrl.analysis.slope_loop import SlopeLoop, prove_loop
 from lipctrl.arithmetic import Enclosure
-from lipctrl.positivity import NotProvedError, prove_positive_semidefinite
+from lipctrl.positivity import NotProvedError
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What proves a region beside its matrices: limits of the applied actions, half-widths of a box, multipliers.
+
+    `limits` has the multipliers of every limit; `inner` is the region of contraction in which the trajectories of a
+    region beyond saturation end (None: its equilibrium is exact).
+    """
+
+    actuator: tuple[np.ndarray, np.ndarray]
+    cage: np.ndarray | None
+    limits: tuple[np.ndarray, ...]
+    inner: RegionOfAttraction | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class RegionOfAttraction:
     incremental: bool = True
     actuator: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)
     comparison: np.ndarray | None = field(default=None, repr=False)
+    evidence: Evidence | None = field(default=None, repr=False)
 
     @property
     def volume(self) -> float:
@@ -103,41 +122,26 @@ class RegionOfAttraction:
             actions.append(u)
         return np.array(path), np.array(actions)
 
+    def recheck(self) -> bool:
+        """Prove the claim again from the stored numbers alone; False where they do not prove it."""
+        finite = (np.isfinite(part).all() for part in (self.center, self.shape, *self.slopes))
+        if self.evidence is None or not all(finite) or not 0.0 < self.decay < 1.0:
+            return False
+        try:
+            lure = lure_loop(self.form, self.graph, self.center)
+            if self.incremental:
+                prove_incremental(lure, self, self.evidence)
+            else:
+                prove_saturated(lure, self, self.evidence)
+        except (NotProvedError, ValueError):
+            return False
+        return True
+
     def __str__(self) -> str:
         extent = ", ".join(f"{e:.4g}" for e in self.extent)
         size = "global" if self.is_global else f"volume {self.volume:.6g}, half-widths ({extent})"
         kind = "region of attraction" if self.incremental else "region of attraction (not incremental)"
         return f"{kind}: {size}, contraction {self.decay:.6g} a step; {'; '.join(self.scope)}"
-
-
-def _limits(
-    lure: LureLoop, form: Any, actuator: tuple[np.ndarray, np.ndarray], cage: np.ndarray | None
-) -> list[Limit]:
-    """Return what must hold in the ellipsoid: arguments, commands and states (cage: of deviations) within limits."""
-    limits: list[Limit] = []
-    columns = np.arange(lure.action_rows.shape[1])
-    room_z = (form.z_max - np.abs(lure.argument)) * (1.0 - 1e-15) - lure.rest.argument
-    # The nearer of two limits that need not be symmetric.
-    room_u = np.minimum(lure.action - actuator[0], actuator[1] - lure.action)
-    room_u = room_u * (1.0 - 1e-15) - lure.rest.action
-    for rows, room, what in (
-        (lure.argument_rows, room_z, "the plant's slope region"),
-        (lure.action_rows, room_u, "the actuator limit"),
-    ):
-        for i in np.flatnonzero(room < np.inf):
-            limits.append(Limit(rows.take(np.array([i]), columns), float(room[i]), what))
-    if cage is not None:
-        eye = np.eye(lure.loop.states, len(columns))
-        for i in np.flatnonzero(cage < np.inf):
-            limits.append(Limit(Enclosure.exact(eye[i : i + 1]), float(cage[i]), "the state limits"))
-    for limit in limits:
-        if not limit.bound > 0.0:
-            raise ValueError(
-                f"the operating point {np.round(lure.state, 6).tolist()} with the action "
-                f"{np.round(lure.action, 6).tolist()} already violates {limit.what}; widen the limits or train a "
-                "policy that rests inside them"
-            )
-    return limits
 
 
 def region_of_attraction(
@@ -226,7 +230,7 @@ def _largest(
         return found
     boxes = [] if cage is None else [t * cage for t in (1.0, 0.7, 0.5, 0.35, 0.2)]
     if cage is None and isinstance(found, str):
-        natural = _natural(lure.loop, _limits(lure, form, actuator, None))
+        natural = _natural(lure.loop, limits_of(lure, form, actuator, None))
         boxes = [] if natural is None else [t * natural for t in (4.0, 1.0, 0.25)]
     for box in boxes:
         other = _try_box(lure, form, actuator, box, decay, local=True)
@@ -250,7 +254,8 @@ def _saturated(
     found = largest_saturated(problem, top, decay)
     if isinstance(found, str):
         return found
-    if not is_exact(lure, form) and not _ends_in_contraction(lure, form, actuator, found):
+    inner = None if is_exact(lure, form) else _ends_in_contraction(lure, form, actuator, found)
+    if inner is None and not is_exact(lure, form):
         return "trajectories reach a neighbourhood of the equilibrium in which no contraction was proved"
     scope = ("about one equilibrium: sectors, nothing about pairs of trajectories",)
     if len(problem.zones):
@@ -263,25 +268,24 @@ def _saturated(
     return RegionOfAttraction(
         lure.state, found.shape, decay, found.offset, False, scope, found.sectors, found.multipliers, form, lure.graph,
         incremental=False, actuator=actuator, comparison=found.comparison,
+        evidence=Evidence(actuator, found.cage, found.limits, inner),
     )  # fmt: skip
 
 
 def _ends_in_contraction(
     lure: LureLoop, form: Any, actuator: tuple[np.ndarray, np.ndarray], found: SectorEllipsoid
-) -> bool:
-    """Prove that the ball in which trajectories end lies in a region where the loop contracts to one equilibrium."""
+) -> RegionOfAttraction | None:
+    """Return a proved region in which the loop contracts and which holds the ball where trajectories end, or None."""
     for size in (1e-2, 1e-4, 1e-6):
         inner = _try_box(lure, form, actuator, size * found.extent, 1.0 - 1e-6, local=True)
         if isinstance(inner, str):
             continue
-        radius = Enclosure.exact(np.full((1, 1), found.offset))
-        gap = Enclosure.exact(found.shape) - radius.times(radius).times(Enclosure.exact(inner.shape))
         try:
-            prove_positive_semidefinite({(0, 0): gap}, [len(inner.shape)])
+            prove_within(found.shape, found.offset, inner.shape)
         except NotProvedError:
             continue
-        return True
-    return False
+        return inner
+    return None
 
 
 def _actuator(policy: Any, given: Any, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -314,9 +318,9 @@ def _try_box(
     """
     loop = lure.loop
     if cage is not None and local:
-        loop = loop.with_slopes(*_local_slopes(lure, form, actuator, cage))
+        loop = loop.with_slopes(*local_slopes(lure, form, actuator, cage))
     loop = loop.with_slopes(*widened(loop.lower, loop.upper))
-    limits = _limits(lure, form, actuator, cage)
+    limits = limits_of(lure, form, actuator, cage)
     free = not limits
     natural = _natural(loop, limits)
     if cage is not None and np.isfinite(cage).all():
@@ -343,8 +347,9 @@ def _try_box(
             return "no equilibrium of the loop was found near the origin"
         scope = _scope(form, actuator, cage, free)
         return RegionOfAttraction(
-            lure.state, p, decay, offset, free, scope, (loop.lower, loop.upper), multipliers, form, lure.graph
-        )
+            lure.state, p, decay, offset, free, scope, (loop.lower, loop.upper), multipliers, form, lure.graph,
+            evidence=Evidence(actuator, cage, () if free else tuple(found.limit_multipliers)),
+        )  # fmt: skip
     return reason
 
 
@@ -352,22 +357,6 @@ def _natural(loop: SlopeLoop, limits: list[Limit]) -> np.ndarray | None:
     rows = np.array([limit.row.middle()[0] / limit.bound for limit in limits])
     slopes = 0.5 * (loop.lower + loop.upper)
     return natural_widths(loop, slopes, rows.reshape(-1, loop.states + loop.channels))
-
-
-def _local_slopes(
-    lure: LureLoop, form: Any, actuator: tuple[np.ndarray, np.ndarray], cage: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return slopes of all channels while |Δx| ≤ cage and the applied action is within the actuator's limits."""
-    lower, upper = neuron_slopes(lure, form, cage)
-    swing = np.maximum(lure.action - actuator[0], actuator[1] - lure.action)
-    reach = weighted_reach(form.C_z, cage) + weighted_reach(form.D_zu, swing)
-    reach = np.minimum(reach * (1.0 + 1e-9) + lure.rest.argument, form.z_max + np.abs(lure.argument))
-    known, k = np.isfinite(reach), lure.plant_channels
-    reach = np.where(known, reach, 0.0)
-    low, high = plant_slopes(form, lure.argument - reach, lure.argument + reach)
-    lower[:k] = np.where(known, np.maximum(lower[:k], low), lower[:k])
-    upper[:k] = np.where(known, np.minimum(upper[:k], high), upper[:k])
-    return lower, upper
 
 
 def _scope(

@@ -31,7 +31,7 @@ class SectorEllipsoid:
 
     `sectors` of all channels (plant, neurons, dead zones), `multipliers` and the `comparison` gain G are the proof.
     `cage` bounds each state in the ellipsoid (inf: not limited), `offset` is how far from the centre trajectories
-    end at most, in the norm of P.
+    end at most, in the norm of P, and `limits` are the multipliers of each limit.
     """
 
     shape: np.ndarray
@@ -40,6 +40,7 @@ class SectorEllipsoid:
     comparison: np.ndarray
     offset: float
     cage: np.ndarray
+    limits: tuple[np.ndarray, ...]
 
     @property
     def extent(self) -> np.ndarray:
@@ -196,8 +197,9 @@ def search(
         if not is_exact(problem.lure, problem.form):
             offset = offset_of(problem.lure, p, decay)
         found = SectorEllipsoid(
-            p, (local.loop.lower, local.loop.upper), guess.multipliers, guess.comparison, offset, cage
-        )
+            p, (local.loop.lower, local.loop.upper), guess.multipliers, guess.comparison, offset, cage,
+            tuple(guess.limit_multipliers),
+        )  # fmt: skip
         try:
             problem.prove(found, guess.limit_multipliers, decay)
         except NotProvedError as error_:

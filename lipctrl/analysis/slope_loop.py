@@ -193,6 +193,17 @@ def prove_definite(p: np.ndarray) -> None:
     prove_positive_semidefinite({(0, 0): shifted}, [len(p)])
 
 
+def checked_multipliers(loop: SlopeLoop, multipliers: np.ndarray) -> np.ndarray:
+    """Return multipliers that the inequalities of the channels allow, or raise NotProvedError."""
+    lam = np.asarray(multipliers, dtype=np.float64)
+    if lam.shape != (loop.channels,) or not np.isfinite(lam).all() or (lam < 0.0).any():
+        raise NotProvedError("the multipliers are not finite non-negative numbers, one a channel")
+    for k in np.unique(loop.owner):
+        if np.ptp(lam[loop.owner == k]) != 0.0:
+            raise NotProvedError("a multiplier differs between coupled channels")
+    return lam
+
+
 def prove_loop(
     loop: SlopeLoop, p: np.ndarray, multipliers: np.ndarray, decay: float, gain: float | None = None
 ) -> None:
@@ -200,12 +211,7 @@ def prove_loop(
 
     Nothing about the solver that found P and Λ is assumed.
     """
-    lam = np.asarray(multipliers, dtype=np.float64)
-    if lam.shape != (loop.channels,) or not np.isfinite(lam).all() or (lam < 0.0).any():
-        raise NotProvedError("the multipliers are not finite non-negative numbers, one a channel")
-    for k in np.unique(loop.owner):
-        if np.ptp(lam[loop.owner == k]) != 0.0:
-            raise NotProvedError("a multiplier differs between coupled channels")
+    lam = checked_multipliers(loop, multipliers)
     if not (0.0 <= decay <= 1.0 if loop.is_discrete else decay >= 0.0):
         raise NotProvedError(f"the rate {decay} is an expansion")
     if gain is None and decay == (1.0 if loop.is_discrete else 0.0):

@@ -298,3 +298,55 @@ def test_a_biased_policy_that_hardly_acts_has_a_region():
     for incremental in (True, False):
         region = region_of_attraction(linear_form(-0.8, 1.0), policy, incremental=incremental)
         assert region.extent[0] > 10.0
+
+
+def test_stored_numbers_prove_a_region_again_and_altered_ones_do_not(swing):
+    biased = rules.centered(
+        [[-1.2, -0.15]],
+        rules.series(rules.linear([[0.3, 0.0]], [0.2]), rules.elementwise("tanh", 1), rules.linear([[0.1]])),
+    )
+    beyond = region_of_attraction(pendulum(), biased, action_limit=0.5, incremental=False)
+    assert beyond.evidence is not None
+    assert beyond.evidence.inner is not None
+    grown = {"slopes": tuple(0.9 * side for side in beyond.slopes), "comparison": 3.0 * beyond.comparison}
+    for region, more in ((swing, {"slopes": tuple(0.9 * side for side in swing.slopes)}), (beyond, grown)):
+        assert region.recheck()
+        limits = region.evidence.limits
+        changes = {
+            "shape": 0.8 * region.shape,
+            "center": region.center + 0.01,
+            "decay": 0.9,
+            "offset": 0.1 * region.offset - 1e-18,
+            "multipliers": -region.multipliers,
+            "is_global": True,
+            "incremental": not region.incremental,
+            "evidence": None,
+            **more,
+        }
+        for name, value in changes.items():
+            assert not replace(region, **{name: value}).recheck(), name
+        for evidence in (
+            replace(region.evidence, limits=limits[1:]),
+            replace(region.evidence, limits=tuple(np.full_like(row, np.nan) for row in limits)),
+            replace(region.evidence, cage=0.5 * region.extent),
+        ):
+            assert not replace(region, evidence=evidence).recheck()
+    tight = tuple(0.5 * side for side in swing.evidence.actuator)
+    assert not replace(swing, evidence=replace(swing.evidence, actuator=tight)).recheck()
+    assert not replace(beyond, evidence=replace(beyond.evidence, inner=None)).recheck()
+    assert not replace(beyond, evidence=replace(beyond.evidence, inner=swing)).recheck()
+
+
+def test_a_limit_of_coupled_channels_has_one_multiplier():
+    """Sorting moves a neuron whose own argument rests: weights of its own would prove that it does not move."""
+    policy = rules.series(
+        rules.linear([[0.0], [1.0]]),
+        rules.elementwise({"name": "groupsort", "size": 2}, 2),
+        rules.linear([[0.1, 0.1]]),
+    )
+    loop = lure_loop(linear_form(0.5, 1.0), policy_graph(policy), np.zeros(1)).loop
+    limit = Limit(Enclosure.exact(np.array([[0.0, 1.0, 0.0]])), 0.01, "the first neuron")
+    for multipliers in (np.array([1e6, 1e-3]), np.array([-1.0, -1.0]), np.array([np.nan, np.nan])):
+        with pytest.raises(NotProvedError):
+            prove_limit(loop, limit, np.eye(1), multipliers)
+    assert policy_graph(policy).values(np.array([-1.0]))[2][0] == -1.0

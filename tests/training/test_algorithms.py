@@ -267,6 +267,11 @@ def test_environments_that_do_not_fit_are_refused_with_a_remedy(env_id, options,
         find_task(env_id, options)
 
 
+def test_a_residual_on_a_black_box_needs_a_gain_of_its_own():
+    with pytest.raises(ValueError, match="black box without weights for an LQR gain"):
+        design_policy(find_task("MountainCarContinuous-v0"), kind="residual")
+
+
 def test_designs_count_every_factor(cartpole, pendulum):
     design = design_policy(cartpole, width=8)
     assert design.guarantee is not None

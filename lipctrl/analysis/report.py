@@ -116,7 +116,13 @@ class StabilityReport:
         if self.verdict is Verdict.INCONCLUSIVE:
             return (*self.scope, "no criterion decided: inconclusive does not mean unstable")
         if self.verdict in (Verdict.NOMINALLY_UNSTABLE, Verdict.ILL_POSED):
-            return (*self.scope, "the verdict is about the centre K₀ and the class of policies around it")
+            about = "the verdict is about the centre K₀ and the class of policies around it"
+            if not self.ball.center.any():
+                about += (
+                    "; K₀ is 0 here: a residual around a stabilising gain can be certified where this cannot, "
+                    "and `basin` may prove a region for this very policy"
+                )
+            return (*self.scope, about)
         return self.scope or ("all inputs and initial states of the linear plant",)
 
     def margins(self) -> dict[str, Any]:

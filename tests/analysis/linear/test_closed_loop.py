@@ -58,6 +58,15 @@ def test_data_errors_are_value_errors(plant):
         lipctrl.analyze(plant, IncrementalBall([[-1.0]], 0.1))
 
 
+def test_a_zero_centre_on_an_unstable_plant_says_what_can_be_done():
+    unstable = 1 / (s - 1)
+    assert (
+        "a residual around a stabilising gain"
+        in lipctrl.analyze(unstable, IncrementalBall([[0.0]], 0.1)).summary()
+    )
+    assert "a residual around" not in lipctrl.analyze(unstable, IncrementalBall([[-0.5]], 0.1)).summary()
+
+
 def test_the_widest_certified_claim_is_the_verdicts():
     # The whole policy passes the small-gain test, so saturation does not limit the claim.
     weak = projection(centered([[-0.2]], linear([[0.1]])), [-1.0], [1.0])

@@ -176,7 +176,8 @@ def certified_angle(loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray
     if walk.end == 1.0:
         return math.pi, math.nan
     angle = 2.0 * math.atan(walk.end) + 0.5 * math.pi
-    return max(angle - 4e-16, 0.0), walk.frequency
+    # Rounding of the arc tangent, of π/2 and of their sum, which is below π.
+    return max(angle - 1e-15, 0.0), walk.frequency
 
 
 def _with_falsifier(loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray) -> PhaseMargin:

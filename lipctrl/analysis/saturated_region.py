@@ -212,11 +212,14 @@ def search(
 
 
 def is_exact(lure: LureLoop, form: Any) -> bool:
-    """Whether the equilibrium is the origin with no action, free of rounding: no bias, all channels zero at 0."""
+    """Whether the equilibrium is the origin with no action, free of rounding: no bias, all channels zero at 0.
+
+    Biases whose products only round to zero are known up to a slack, and leave the equilibrium open.
+    """
     graph = lure.graph
     rest = [lure.state, lure.action, lure.argument, lure.residual, form.psi(np.zeros(len(form.lower)))]
     rest += [sigma.value(np.zeros(stop - start)) for start, stop, sigma in graph.layers if sigma is not None]
-    biases = (form.y_0, graph.f_bias, graph.g_bias)
+    biases = (form.y_0, graph.f_bias, graph.g_bias, graph.f_slack, graph.g_slack)
     return not any(np.any(part) for part in (*rest, *biases))
 
 

@@ -337,6 +337,23 @@ def test_stored_numbers_prove_a_region_again_and_altered_ones_do_not(swing):
     assert not replace(beyond, evidence=replace(beyond.evidence, inner=swing)).recheck()
 
 
+def test_biases_that_only_round_to_zero_leave_the_equilibrium_open():
+    """0.1·3 - 0.30000000000000004 is zero in float64 and -2.8e-17 exactly: the origin is no equilibrium."""
+    gain = [[-12.0, -1.5]]
+    rounded = rules.series(rules.linear(gain, [3.0]), rules.linear([[0.1]], [-(0.1 * 3.0)]))
+    unbiased = rules.series(rules.linear(gain), rules.linear([[0.1]]))
+    open_, exact = (
+        region_of_attraction(pendulum(), policy, action_limit=0.5, incremental=False)
+        for policy in (rounded, unbiased)
+    )
+    assert Fraction(0.1) * 3 != Fraction(0.1 * 3.0)
+    assert 0.0 < open_.offset < 1e-9
+    assert open_.evidence.inner is not None
+    assert open_.recheck()
+    assert not replace(open_, offset=0.0).recheck()
+    assert exact.offset == 0.0
+
+
 def test_a_limit_of_coupled_channels_has_one_multiplier():
     """Sorting moves a neuron whose own argument rests: weights of its own would prove that it does not move."""
     policy = rules.series(

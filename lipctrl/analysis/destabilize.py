@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cmath
 import importlib
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +42,14 @@ class LinearLoop:
             return float(np.real(poles).max())
         largest = float(np.abs(poles).max())
         return math.log(largest) / self.sample_time if largest > 0.0 else -math.inf
+
+    def rate_near(self, pole: complex) -> float:
+        """Return the growth rate [1/s] of the mode nearest to a pole of a neighbouring loop."""
+        poles = np.atleast_1d(np.linalg.eigvals(self.a))
+        nearest = complex(poles[int(np.argmin(np.abs(poles - pole)))])
+        if self.sample_time == 0.0:
+            return nearest.real
+        return math.log(abs(nearest)) / self.sample_time if nearest != 0.0 else -math.inf
 
     def mode(self) -> tuple[complex, np.ndarray]:
         """Return the dominant pole and a real state that excites it."""
@@ -158,7 +167,8 @@ class Destabilization:
     def _sides(self) -> list[tuple[float, float]]:
         if self.unit == "samples":
             # The falsified number is the first unstable one.
-            return [(max(self.value - 1.0 - k, 0.0), self.value + k) for k in range(4)]
+            steps = sorted(itertools.product(range(4), repeat=2), key=sum)
+            return [(self.value - 1.0 - i, self.value + j) for i, j in steps if self.value - 1.0 - i >= 0.0]
         away = [step * (self.value - self.nominal) for step in _STEPS]
         return [(self.value - d, self.value + d) for d in away]
 
@@ -166,8 +176,8 @@ class Destabilization:
         """Simulate the loop a little inside and a little outside this perturbation, from the same state.
 
         Inside, the output decays; outside, it grows. The distance is the smallest of 1 % … 80 % of the way from
-        the nominal loop at which both are seen within 60 oscillations. For one end of a margin where another
-        member of the class is worse, "inside" is inside for this member.
+        the nominal loop at which the mode that crosses shows both within 60 oscillations. For one end of a margin
+        where another member of the class is worse, "inside" is inside for this member.
 
         Raises
         ------
@@ -182,7 +192,7 @@ class Destabilization:
             inside, outside = build(values[0]), build(values[1])
             if inside is None or outside is None or not inside.rate() < 0.0 < outside.rate():
                 continue
-            slow = min(-inside.rate(), outside.rate())
+            slow = _visible_rate(inside, outside)
             if slow > fastest:
                 chosen, fastest = (values, inside, outside), slow
             if self.frequency == 0.0 or slow * _PERIODS * 2.0 * math.pi / self.frequency > math.log(_FACTOR):
@@ -208,8 +218,14 @@ class Destabilization:
         )
 
 
+def _visible_rate(inside: LinearLoop, outside: LinearLoop) -> float:
+    # The mode that crosses: slower ones, which no size of the perturbation moves, are hardly excited.
+    pole, _ = outside.mode()
+    return min(-inside.rate_near(pole), outside.rate())
+
+
 def _times(inside: LinearLoop, outside: LinearLoop, pole: complex) -> np.ndarray:
-    span = math.log(_FACTOR) / max(min(-inside.rate(), outside.rate()), 1e-300)
+    span = math.log(_FACTOR) / max(_visible_rate(inside, outside), 1e-300)
     omega = oscillation(pole, outside.sample_time)
     if omega > 0.0:
         span = min(span, _PERIODS * 2.0 * math.pi / omega)

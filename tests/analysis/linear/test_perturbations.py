@@ -15,8 +15,10 @@ from lipctrl.analysis import (
     IncrementalBall,
     classical_margins,
     disk_margin,
+    incremental_delay_margin,
     incremental_disk_margin,
     incremental_gain_margin,
+    incremental_phase_margin,
     stability_radius,
     structured_radius,
     worst_deviation,
@@ -157,6 +159,18 @@ def test_disk_margins_simulate():
     for margin in (disk_margin(EXAMPLE, 1.0), disk_margin(SATELLITE, np.eye(2))):
         inside, outside = margin.simulate().growth
         assert inside < 0.5 < 2.0 < outside
+
+
+def test_a_slow_mode_elsewhere_does_not_drive_a_simulation_away_from_its_margin():
+    plant = control.tf([8.0], [1, 12, 20]) * control.tf([1, 0.012], [1, 0.01]) * control.tf([10.0], [1, 10])
+    loop, ball = control.ss(plant), IncrementalBall([[-6.0]], 0.2)
+    for margin in (incremental_gain_margin(loop, ball), incremental_phase_margin(loop, ball)):
+        simulation = margin.simulate()
+        inside, outside = simulation.growth
+        assert inside < 0.5 < 2.0 < outside
+        assert abs(simulation.outside_value / simulation.inside_value - 1.0) < 0.1
+    sampled = incremental_delay_margin(control.c2d(loop, 0.02), ball).simulate()
+    assert 0.0 <= sampled.outside_value - sampled.inside_value <= 3.0
 
 
 def test_classical_margins_are_guarded():

@@ -69,6 +69,9 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV-ALGORITHM-SEED].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
+    start: Annotated[
+        Path | None, typer.Option(help="Begin with the trained policy of this run, not with a new one.")
+    ] = None,
     target: Annotated[float | None, typer.Option(help="Stop when a validation reaches this return.")] = None,
     trade_off: Annotated[
         float | None,
@@ -115,6 +118,7 @@ def train(
         settings=_pairs(setting, "--set"),
         config=config,
         options=_pairs(option, "--env-option"),
+        start=start,
         say=_say,
     )
 

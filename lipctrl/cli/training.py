@@ -35,10 +35,11 @@ def run_training(
     settings: dict[str, Any],
     config: Path | None,
     options: dict[str, Any],
+    start: Path | None,
     say: Callable[[str], None],
 ) -> None:
     """Design the policy, train it, and say what came out and where it is."""
-    from lipctrl.runs.design import design_policy
+    from lipctrl.runs.design import design_policy, take_over
     from lipctrl.runs.folder import load_run
     from lipctrl.runs.loop import ALGORITHMS, default_path, train
     from lipctrl.training.environments import find_task
@@ -53,8 +54,15 @@ def run_training(
     task = find_task(env, options)
     # A run that goes on has its policy; one that is described again must be the same.
     described = any(value != DESIGN[name] for name, value in design.items()) or trade_off is not None
+    if start is not None and (described or resume):
+        raise ValueError(
+            "--start takes the policy of another run as it is; leave out --resume and what describes a policy "
+            "(--lipschitz, --policy, --parametrization, --width, --depth, --trade-off)"
+        )
     made = None
-    if described or not (resume and out is not None):
+    if start is not None:
+        made = take_over(task, load_run(start))
+    elif described or not (resume and out is not None):
         made = design_policy(task, seed=seed, trainable_lipschitz=trade_off is not None, **design)
     if algorithm == "auto":
         algorithm = "apg" if made is not None and made.guarantee is not None else "ppo"

@@ -12,6 +12,7 @@ import torch
 
 from lipctrl.nn import LipschitzResNet
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
+from lipctrl.runs.folder import Run
 from lipctrl.runs.guarantee import StabilityGuarantee
 from lipctrl.training.environments import Task, find_task
 from lipctrl.training.experts import lqr_gain
@@ -157,6 +158,36 @@ def design_policy(
     else:
         policy = ResidualPolicy(guarantee.gain, network, observation_scale=scale, action_limits=limits)
     return Design(policy, guarantee, (reason,))
+
+
+def take_over(task: Task, run: Run) -> Design:
+    """Return the trained policy of another run as where training begins; a residual is proved for this task anew.
+
+    Raises
+    ------
+    ValueError
+        When the policy fits another number of observations or actions, or its gain does not stabilise this plant.
+
+    Examples
+    --------
+    >>> import lipctrl
+    >>> made = build_policy("lipctrl/Pendulum-v0", width=8)
+    >>> run = lipctrl.train("lipctrl/Pendulum-v0", made, steps=1024, out="taught", progress=False)
+    >>> print(take_over(find_task("lipctrl/Pendulum-v0"), run).reasons[0])
+    the residual policy of taught
+    """
+    policy = run.policy
+    found = (policy.network.in_features, policy.network.out_features)
+    if found != (task.observation_size, task.action_size):
+        raise ValueError(
+            f"the policy of {run.path} maps {found[0]} observations to {found[1]} actions; expected "
+            f"{task.observation_size} and {task.action_size}, those of {task.env_id}"
+        )
+    residual = isinstance(policy, ResidualPolicy)
+    guarantee = None
+    if residual and task.plant is not None:
+        guarantee = StabilityGuarantee.of(task.plant.linearize(), policy.gain.detach().cpu().numpy())
+    return Design(policy, guarantee, (f"the {'residual' if residual else 'plain'} policy of {run.path}",))
 
 
 def _check_request(task: Task, kind: str, lipschitz: float | str) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import lipctrl
 from lipctrl import rules
@@ -67,6 +68,49 @@ def test_train_resumes_and_refuses_to_overwrite(run_cli, trained):
     assert code == 0
     assert lipctrl.load_run(out).metrics["steps"][-1] == 640
     assert "unseen episodes" in said
+
+
+def test_a_run_begins_where_another_ended(run_cli, trained, tmp_path):
+    first, _ = trained
+    flags = ("--out", tmp_path / "second", "--steps", "512", "--set", "environments=8", "--set", "horizon=16")
+    # A rate this small leaves the weights where they began.
+    code, out, err = run_cli(
+        "train", "lipctrl/Pendulum-v0", "--start", first, "--algorithm", "ppo", "--set", "rate=1e-12", *flags
+    )
+    assert code == 0, err
+    assert f"the residual policy of {first}" in out
+    began, ended = lipctrl.load_run(first), lipctrl.load_run(tmp_path / "second")
+    assert ended.certificate.radius == pytest.approx(began.certificate.radius, rel=1e-6)
+    observation = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ended.policy(observation), began.policy(observation))
+    # The plant may be another one: the radius is computed anew, and holds for that plant.
+    code, _, err = run_cli(
+        "train",
+        "lipctrl/Pendulum-v0",
+        "--start",
+        first,
+        "--env-option",
+        "length=30.0",
+        *flags[2:],
+        "--out",
+        tmp_path / "x",
+    )
+    assert code == 2, err
+    assert "stability radius" in err
+
+
+@pytest.mark.parametrize(
+    ("env", "words", "message"),
+    [
+        ("lipctrl/Pendulum-v0", ("--lipschitz", "1"), "leave out --resume and what describes a policy"),
+        ("lipctrl/Pendulum-v0", ("--resume",), "leave out --resume and what describes a policy"),
+        ("lipctrl/CartPole-v0", (), "maps 2 observations to 1 actions; expected 4 and 1"),
+    ],
+)
+def test_a_policy_that_is_taken_over_fits_and_is_not_described_again(run_cli, trained, env, words, message):
+    code, _, err = run_cli("train", env, "--start", trained[0], *words)
+    assert code == 2
+    assert message in err
 
 
 def test_a_config_file_holds_settings_and_schedule_and_flags_win(run_cli, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lipctrl.analysis.structured import StructuredMargin
 from lipctrl.plots.style import BLACK, CERTIFIED, SKY, axes_or_new, legend_below, styled
 
 if TYPE_CHECKING:
@@ -24,18 +26,31 @@ def margin_intervals_plot(
     ----------
     margins : `lipctrl.analysis.StructuredMargin` by name. An end at `limit` (the largest k that was tried) or at zero
         is drawn as an arrow: at least that far.
+
+    Raises
+    ------
+    ValueError
+        For anything else; `gain_sweep_plot` draws the margin of a ball alone.
     """
     if not margins:
         raise ValueError("margins is empty; expected at least one StructuredMargin by name")
+    for name, margin in margins.items():
+        if not isinstance(margin, StructuredMargin):
+            raise ValueError(
+                f"the margin {name!r} is a {type(margin).__name__}; expected a StructuredMargin "
+                "(structured_gain_margin). Draw incremental_gain_margin with gain_sweep_plot(gain_sweep(plant, policy))"
+            )
     ax = axes_or_new(ax, (6.4, 1.6 + 0.9 * len(margins)))
+    labelled = False
     for row, margin in enumerate(margins.values()):
         low, high = max(margin.lower, _FLOOR), margin.upper
         ax.plot([low, high], [row, row], color=CERTIFIED, lw=9, solid_capstyle="butt", alpha=0.9,
                 label="policy's own neurons" if row == 0 else None)  # fmt: skip
-        if margin.ball_lower == margin.ball_lower:
+        if not math.isnan(margin.ball_lower):
             ball = max(margin.ball_lower, _FLOOR), margin.ball_upper
             ax.plot(ball, [row, row], color=SKY, lw=4, solid_capstyle="butt",
-                    label="ball around the policy" if row == 0 else None)  # fmt: skip
+                    label=None if labelled else "ball around the policy")  # fmt: skip
+            labelled = True
         for end, open_end, marker in ((low, margin.lower < _FLOOR, "<"), (high, high >= margin.limit, ">")):
             if open_end:
                 ax.plot(end, row, marker, color=CERTIFIED, markersize=13)

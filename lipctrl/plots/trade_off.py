@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lipctrl.plots.style import BLACK, CERTIFIED, POLICY, axes_or_new, legend_below, styled
+from lipctrl.plots.style import BLACK, CERTIFIED, POLICY, axes_or_new, legend_below, plain_log_ticks, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,7 @@ def trade_off_plot(
         ax.axhline(used, color=POLICY, ls="-.", label="the network's Lipschitz constant")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    plain_log_ticks(ax, "x")
     ax.set(xlabel="quadratic cost, trace of the cost matrix", ylabel="Lipschitz budget [action/observation]")
     ax.set_title(title or "Price of a Lipschitz budget")
     legend_below(ax, 2)

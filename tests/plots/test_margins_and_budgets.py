@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from lipctrl.analysis import IncrementalBall, structured_gain_margin, trade_off
+from lipctrl.analysis import IncrementalBall, incremental_gain_margin, structured_gain_margin, trade_off
 from lipctrl.plots import RUN_FIGURES, margin_intervals_plot, trade_off_plot
 
 
@@ -29,6 +29,9 @@ def test_intervals_end_where_the_margin_does(plant):
     plt.close("all")
     with pytest.raises(ValueError, match="empty"):
         margin_intervals_plot({})
+    ball = incremental_gain_margin(plant, IncrementalBall([[-1.0, -2.0]], 0.2))
+    with pytest.raises(ValueError, match="'policy' is a GainMargin; expected a StructuredMargin"):
+        margin_intervals_plot({"policy": ball})
 
 
 def test_the_front_rises_with_the_price(plant):

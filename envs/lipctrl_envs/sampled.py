@@ -38,7 +38,7 @@ class SampledModel:
     notes: tuple[str, ...] = ()
 
     def linearize(self) -> control.StateSpace:
-        """Return the linear model, from raw actions to raw observations, discrete at the environment's dt."""
+        """Return the linear model, raw actions to raw observations; dt=True where the environment has no seconds."""
         return self.system
 
     @property

@@ -115,7 +115,7 @@ class StateStep:
         )
 
     def linearize(self, state: Any, action: Any, method: str) -> control.StateSpace:
-        """Return x⁺ = A x + B u, y = C x; a step counts as one second where the environment has no `dt` or `tau`."""
+        """Return x⁺ = A x + B u, y = C x; dt=True (time in samples) where the environment has no `dt` or `tau`."""
         import control
 
         if method not in ("auto", "differences"):
@@ -135,7 +135,7 @@ class StateStep:
             joint[:, self.n :],
             C,
             np.zeros((len(C), self.m)),
-            self.time_step() or 1.0,
+            self.time_step() or True,  # python-control: time counts in samples
             name=self.name,
         )
 

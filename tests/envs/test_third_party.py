@@ -151,7 +151,7 @@ def test_an_environment_with_a_state_is_linearised_through_its_own_step():
     assert np.array_equal(env.unwrapped.state, before)
     curve = -3.0 * 0.0025
     system = model.linearize()
-    assert system.dt == 1.0
+    assert system.dt is True
     assert "radians a step" in model.linearization_scope[-1]
     np.testing.assert_allclose(system.A, [[1.0 + curve, 1.0], [curve, 1.0]], atol=1e-4)
     np.testing.assert_allclose(system.B, [[0.0015], [0.0015]], atol=1e-5)

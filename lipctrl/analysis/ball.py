@@ -122,7 +122,8 @@ def as_ball(policy: Any) -> IncrementalBall:
         if not callable(produce):
             raise ValueError(
                 f"policy is a {type(policy).__name__}; expected lipctrl.IncrementalBall(center, radius), a "
-                "Certificate, or an object with .certificate(). Use lipctrl.certify for a plain network"
+                "Certificate, or an object with .certificate(). Use lipctrl.certify for a plain network, "
+                "IncrementalBall(-K, 0.0) for a gain u = -K y; a dynamic controller becomes part of the plant"
             )
         certificate = produce()
         if not isinstance(certificate, Certificate):

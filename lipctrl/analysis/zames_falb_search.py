@@ -69,15 +69,20 @@ class Search(ABC):
         solution = scipy.optimize.linprog(cost, rows, limits, bounds=[(0.0, None)] * count + [(None, 1.0)])
         if not solution.success or solution.x[-1] <= 0.0:
             return None
-        c = solution.x[:-1]
+        # A solver keeps to bounds up to its tolerance only.
+        c = np.maximum(solution.x[:-1], 0.0)
         return c[: count // 2] - c[count // 2 :] if self.odd else c
 
     def prove(self, k: float) -> np.ndarray | None:
         """Return proved coefficients at slope k, or None."""
         c = self.guess(k)
-        if c is None or np.abs(c).sum() > 1.0:
-            return None
-        return c if self.positive(k, c) else None
+        return c if c is not None and self.admissible(c) and self.positive(k, c) else None
+
+    def admissible(self, c: np.ndarray) -> bool:
+        """Whether Σ|c_i| ≤ 1 in exact arithmetic, and c ≥ 0 unless φ is odd."""
+        if not np.isfinite(c).all() or (not self.odd and (c < 0.0).any()):
+            return False
+        return sum((abs(Fraction(float(v))) for v in c), Fraction(0)) <= 1
 
     @abstractmethod
     def positive(self, k: float, c: np.ndarray) -> bool:

@@ -158,6 +158,23 @@ def test_a_changed_multiplier_is_not_proved(discrete):
     assert heavy.prove(0.01) is None
 
 
+@pytest.mark.parametrize("kind", [DiscreteSearch, ContinuousSearch])
+def test_coefficients_a_tolerance_outside_their_class_are_not_proved(kind, monkeypatch):
+    """Solvers keep to bounds up to 1e-7: a negative coefficient needs an odd φ, and 1 + 2⁻⁶⁰ is more than 1."""
+    num, den = (np.array(p, dtype=object) for p in ([Fraction(1)], [Fraction(1), Fraction(1, 2)]))
+    for odd in (False, True):
+        search = kind(num, den, 2, odd)
+        size = len(search.names)
+        for c, allowed in (
+            (np.full(size, 1e-3), True),
+            (np.append(np.full(size - 1, 1e-3), -1e-9), odd),
+            (np.append(np.zeros(size - 2), [1.0, 2.0**-60]), False),
+        ):
+            monkeypatch.setattr(search, "guess", lambda k, c=c: c)
+            monkeypatch.setattr(search, "positive", lambda k, c: True)
+            assert (search.prove(0.1) is not None) == allowed, (odd, c)
+
+
 def test_a_slope_that_makes_the_loop_ill_posed_is_not_certified():
     """G = -s/(s+1): at k = 1 the loop has no solution, in discrete time G = -z/(z - 0.5) as well."""
     for plant in (control.tf([-1.0, 0.0], [1.0, 1.0]), control.tf([-1.0, 0.0], [1.0, -0.5], True)):

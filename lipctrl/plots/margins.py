@@ -55,7 +55,7 @@ def gain_sweep(
     ----------
     plant, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = k π(y).
     form : "policy" scales the whole policy, "residual" only φ.
-    k : positive factors; by default 49 of them around the margin.
+    k : positive factors; by default about 90 around the margin, close together at its ends.
     margin : the result of `lipctrl.incremental_gain_margin` for the same arguments, computed when None.
 
     Examples
@@ -100,8 +100,13 @@ def _default_factors(certified: tuple[float, float], falsified: tuple[float, flo
     low, high = min([*finite, 1.0]), max([*finite, 1.0])
     # Zero is a possible lower end; the axis is logarithmic, so it is shown a decade below everything else.
     low = low / 1.6 if certified[0] > 0.0 else low / 10.0
-    inside = [v for end in finite for v in (end * 0.999, end * 1.001)]
-    return np.unique([*np.geomspace(low, 1.6 * high, 49), *inside, 1.0])
+    # The product turns steeply where the nominal loop is about to lose stability: a corner there would be the grid's.
+    steps = np.geomspace(1e-3, 0.3, 9)
+    near = [v for end in finite for v in (end * 0.999, end * 1.001)]
+    near += [
+        v for end in certified for v in (*(end * (1.0 - steps)), *(end * (1.0 + steps))) if low < v < high
+    ]
+    return np.unique([*np.geomspace(low, 1.6 * high, 49), *near, 1.0])
 
 
 @styled
@@ -118,6 +123,8 @@ def gain_sweep_plot(sweep: GainSweep, *, ax: Axes | None = None, title: str | No
     >>> gain_sweep_plot(gain_sweep(plant, ball)).get_ylabel()
     'kρ‖T_k‖ [ratio]'
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = axes_or_new(ax)
     left, right = sweep.k[0], sweep.k[-1]
     low, high = max(sweep.certified[0], left), min(sweep.certified[1], right)
@@ -140,6 +147,7 @@ def gain_sweep_plot(sweep: GainSweep, *, ax: Axes | None = None, title: str | No
     shown = sweep.product[finite]
     ax.set_ylim(0.0, min(2.5, max(1.3, 1.05 * float(shown.max(initial=1.0)))))
     plain_log_ticks(ax, "x")
+    ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     scaled = "policy" if sweep.form == "policy" else "residual"
     ax.set(xlabel=f"factor k on the {scaled} [ratio]", ylabel="kρ‖T_k‖ [ratio]")
     ax.set_title(title or "Incremental gain margin")

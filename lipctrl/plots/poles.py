@@ -117,4 +117,8 @@ def pole_spread_plot(spread: PoleSpread, *, ax: Axes | None = None, title: str |
     ax.set(xlim=(left, right), ylim=(-top, top), xlabel=f"Re{units}", ylabel=f"Im{units}")
     ax.set_title(title or f"Poles of the policy family: {spread.unstable} unstable")
     legend_below(ax)
+    legend = ax.get_legend()
+    cloud_handle = legend.legend_handles[0] if legend is not None else None
+    if cloud_handle is not None:
+        cloud_handle.set(markersize=9, alpha=1.0)  # a dot of the cloud is too small to be recognised
     return ax

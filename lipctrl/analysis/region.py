@@ -124,8 +124,7 @@ class RegionOfAttraction:
 
     def recheck(self) -> bool:
         """Prove the claim again from the stored numbers alone; False where they do not prove it."""
-        finite = (np.isfinite(part).all() for part in (self.center, self.shape, *self.slopes))
-        if self.evidence is None or not all(finite) or not 0.0 < self.decay < 1.0:
+        if self.evidence is None or not self._is_complete(self.evidence) or not 0.0 < self.decay < 1.0:
             return False
         try:
             lure = lure_loop(self.form, self.graph, self.center)
@@ -136,6 +135,19 @@ class RegionOfAttraction:
         except (NotProvedError, ValueError):
             return False
         return True
+
+    def _is_complete(self, evidence: Evidence) -> bool:
+        """Whether the stored numbers are numbers, as many as the loop asks for, and finite where they must be."""
+        n, m = self.form.B.shape
+        limits = ((side, (m,)) for side in (*evidence.actuator, *(self.actuator or ())))
+        cages = [] if evidence.cage is None else [(evidence.cage, (n,))]
+        known = [(self.center, (n,)), (self.shape, (n, n)), (self.decay, ()), (self.offset, ())]
+        known += [(side, np.shape(self.multipliers)) for side in self.slopes]
+        right = (
+            np.asarray(part).dtype.kind == "f" and np.shape(part) == shape and not np.isnan(part).any()
+            for part, shape in (*known, *limits, *cages)
+        )
+        return all(right) and all(bool(np.isfinite(part).all()) for part, _ in known)
 
     def __str__(self) -> str:
         extent = ", ".join(f"{e:.4g}" for e in self.extent)

@@ -331,6 +331,19 @@ def test_stored_numbers_prove_a_region_again_and_altered_ones_do_not(swing):
             replace(region.evidence, cage=0.5 * region.extent),
         ):
             assert not replace(region, evidence=evidence).recheck()
+        for name in ("center", "shape", "decay", "offset", "multipliers"):
+            for value in (None, "1", np.append(getattr(region, name), 0.0), getattr(region, name) * np.nan):
+                assert not replace(region, **{name: value}).recheck(), (name, value)
+        for value in ("1", np.full(3, 0.5), np.full((2, 1), 0.5)):
+            pairs = (region.evidence.actuator[0], value), (value, region.evidence.actuator[1])
+            changed = [
+                replace(region.evidence, cage=value),
+                *(replace(region.evidence, actuator=p) for p in pairs),
+            ]
+            assert not any(replace(region, evidence=evidence).recheck() for evidence in changed), value
+        unlimited = tuple(side * np.nan for side in region.evidence.actuator)
+        nowhere = replace(region.evidence, actuator=unlimited, cage=None, limits=limits[:1])
+        assert not replace(region, evidence=nowhere).recheck()
     tight = tuple(0.5 * side for side in swing.evidence.actuator)
     assert not replace(swing, evidence=replace(swing.evidence, actuator=tight)).recheck()
     assert not replace(beyond, evidence=replace(beyond.evidence, inner=None)).recheck()

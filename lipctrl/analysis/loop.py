@@ -20,6 +20,7 @@ _REDUNDANT = (
     "; the plant was assembled entry by entry, so an unstable pole that entries share is held in several copies, of "
     "which feedback reaches one: give a minimal state-space model, control.minreal(control.ss(plant))"
 )
+_SIGN = "; with -K₀ it is stable: policies act as u = π(y), so the gain of u = -K y is the centre -K"
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,18 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
 def judge_ball(loop: NominalLoop, ball: IncrementalBall) -> BallTest:
     """Apply the small-gain theorem to a nominal loop and a ball; what limits the ball limits the verdict."""
     test = replace(judge(loop, ball.radius), scope=ball.scope)
+    if test.verdict is Verdict.NOMINALLY_UNSTABLE and _stable_the_other_way(loop, ball):
+        test = replace(test, reason=test.reason + _SIGN)
     if ball.region is None or test.verdict is not Verdict.CERTIFIED:
         return test
     return replace(test, verdict=Verdict.INCONCLUSIVE, reason=LOCAL, margin=0.0, gain=math.inf)
+
+
+def _stable_the_other_way(loop: NominalLoop, ball: IncrementalBall) -> bool:
+    return (
+        bool(ball.center.any())
+        and nominal_loop(loop.plant, -ball.center).norm().stability is Stability.STABLE
+    )
 
 
 def judge(loop: NominalLoop, radius: float) -> BallTest:

@@ -144,3 +144,15 @@ def test_an_environment_without_a_linearisation_is_told_where_to_get_one():
 
     with pytest.raises(ValueError, match="sample_model"):
         lipctrl.analyze(Black(), IncrementalBall([[0.0]], 0.1))
+
+
+def test_a_gain_of_the_wrong_sign_is_told():
+    """u = -K y is the centre -K; whoever gives K closes the loop the other way round."""
+    plant = control.ss([[0.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]], np.eye(2), np.zeros((2, 1)))
+    K = np.array([[4.0, 2.0]])
+    wrong = lipctrl.analyze(plant, IncrementalBall(K, 0.1))
+    assert wrong.verdict == "nominally unstable"
+    assert "with -K₀ it is stable" in wrong.summary()
+    neither = lipctrl.analyze(plant, IncrementalBall(np.array([[4.0, -2.0]]), 0.1))
+    assert neither.verdict == "nominally unstable"
+    assert "-K₀ it is stable" not in neither.summary()

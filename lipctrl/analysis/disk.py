@@ -105,7 +105,7 @@ def _decibel(gain: float) -> float:
     return 20.0 * math.log10(gain) if 0.0 < gain < math.inf else (-math.inf if gain <= 0.0 else gain)
 
 
-def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
+def disk_margin(sys: Any, gain: Any = None, skew: float = 0.0) -> DiskMargin:
     """Return a proved disk margin of the loop sys·gain under negative feedback, u = -gain·y.
 
     α = 1/max_ω ‖D(S + (skew-1)/2 I)D⁻¹‖ with S = (I + sys·gain)⁻¹ and a D for every frequency (D = I for one channel);
@@ -114,7 +114,9 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
 
     Parameters
     ----------
-    sys : plant as `as_realization` takes it; gain : array (inputs, outputs), or a linear controller.
+    sys : plant as `as_realization` takes it; its outputs are perturbed. For perturbations of a plant's inputs give
+        the controller as `sys` and the plant as `gain`.
+    gain : array (inputs, outputs), or a linear controller; None is the identity: `sys` is then the whole loop.
     skew : 0 balances gain increase and decrease; > 0 favours decrease, < 0 increase.
 
     Raises
@@ -129,12 +131,13 @@ def disk_margin(sys: Any, gain: Any, skew: float = 0.0) -> DiskMargin:
     --------
     >>> import control
     >>> loop = control.tf([25], [1, 10, 10, 10])     # the example of the source's section 2
-    >>> margin = disk_margin(loop, 1.0)
+    >>> margin = disk_margin(loop)
     >>> print(round(margin.alpha, 3), [round(g, 2) for g in margin.gain_margin])
     0.458 [0.63, 1.59]
     """
     skew = finite_skew(skew)
-    loop = open_loop(as_realization(sys, "sys"), as_realization(gain, "gain"))
+    plant = as_realization(sys, "sys")
+    loop = open_loop(plant, as_realization(np.eye(plant.outputs) if gain is None else gain, "gain"))
     n = loop.outputs
     whole = _margin(loop, tuple(range(n)), skew)
     if n == 1:

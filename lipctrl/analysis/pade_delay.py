@@ -36,6 +36,12 @@ class PadeDelay:
     filter: Realization = field(repr=False)
     coefficients: np.ndarray = field(repr=False)
 
+    def __str__(self) -> str:
+        return (
+            f"Padé model of order {self.order} of a delay of {self.tau:.6g} s at the plant's {self.at}: "
+            f"{self.system.nstates} states, {self.system.ninputs} inputs, {self.system.noutputs} outputs"
+        )
+
     def error(self, omega: Any) -> np.ndarray:
         """Return a proved bound of |e^{-jωτ} - F(jω)| at frequencies [rad/s], at most 2; ValueError for NaN."""
         x = np.abs(np.asarray(omega, dtype=np.float64)) * self.tau

@@ -28,6 +28,8 @@ def test_the_published_example():
     assert margin.gain_margin == pytest.approx((0.62726, 1.59423), rel=1e-4)
     assert math.degrees(margin.phase_margin) == pytest.approx(25.80, abs=0.01)
     assert margin.frequency == pytest.approx(1.955, abs=1e-3)
+    assert disk_margin(EXAMPLE).alpha == margin.alpha  # a loop that is multiplied out needs no gain
+    assert disk_margin(satellite()).alpha == disk_margin(satellite(), np.eye(2)).alpha
 
 
 def test_the_spinning_satellite():

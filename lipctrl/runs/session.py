@@ -157,6 +157,9 @@ class Session:
         if self.iteration == 0:
             self._checkpoint({})
             bar.saved(0)
+            # The policy that training begins with may stay the best; it does not end the training.
+            self._validate()
+            self.stale, self.stopped = 0, False
         bar.know(self._bound())
         while self.iteration < self.total and not self.stopped:
             row = self._iterate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -14,11 +16,12 @@ import torch
 from short_runs import ENV, GAIN, SMALL, Killed, same, short_run, small_policy, weights
 
 import lipctrl
-from lipctrl.runs import RunError, Schedule, StabilityGuarantee, files, load_run
+from lipctrl.runs import RunError, Schedule, StabilityGuarantee, files, load_run, session
 from lipctrl.runs.files import read_tensors, write_json, write_tensors
 from lipctrl.runs.folder import RunWriter
 from lipctrl.runs.guarantee import GuaranteeBrokenError
 from lipctrl.runs.state import flatten, unflatten
+from lipctrl.training import evaluate
 
 
 @pytest.mark.parametrize("algorithm", list(SMALL))
@@ -38,6 +41,20 @@ def test_a_run_folder_gives_back_the_policy_that_was_trained(tmp_path, algorithm
     assert np.isfinite(again.metrics["validation_return"][1::2]).all()
     assert again.evaluation["episodes"] == 4
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_a_policy_that_training_only_made_worse_is_given_back_as_it_was(tmp_path, monkeypatch):
+    policy, falls = small_policy(), itertools.count()
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+
+    def worse_every_time(*arguments, **options):
+        found = evaluate(*arguments, **options)
+        return dataclasses.replace(found, returns=found.returns - 1000.0 * next(falls))
+
+    monkeypatch.setattr(session, "evaluate", worse_every_time)
+    run = short_run(tmp_path / "run", "ppo", policy=policy)
+    assert same(before, weights(run.path))
+    assert next(falls) == 5  # before the first iteration, after every second, and the unseen episodes
 
 
 @pytest.mark.parametrize("algorithm", list(SMALL))

@@ -216,7 +216,7 @@ class RunWriter:
         try:
             _, document = read_tensors(self.previous_path, "checkpoint")
         except RunError:
-            return "There is no other checkpoint; saved weights and certificate are separate files"
+            return "No other checkpoint is intact; saved weights and certificate are separate files"
         return (
             f"The one before it, of iteration {document['iteration']}, is intact: "
             f"`mv {self.previous_path} {self.checkpoint_path}` and resume"

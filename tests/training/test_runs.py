@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(tmp_path):
     assert short_run(run.path, policy=None, resume=True, iterations=8).metrics["iteration"][-1] == 8
     path.unlink()
     (run.path / "checkpoint.previous.safetensors").unlink()
-    with pytest.raises(RunError, match=r"missing.*no other checkpoint"):
+    with pytest.raises(RunError, match=r"missing.*No other checkpoint is intact"):
         short_run(run.path, policy=None, resume=True)
 
 

@@ -16,6 +16,7 @@ _MODULES = {
     "sigma": ("sigma_plot",),
     "srg": ("srg_plot",),
     "margins": ("GainSweep", "gain_sweep", "gain_sweep_plot"),
+    "disk_margin": ("disk_margin_plot",),
     "margin_intervals": ("margin_intervals_plot",),
     "trade_off": ("trade_off_plot",),
     "margin_simulation": ("margin_simulation_plot",),

@@ -142,8 +142,14 @@ def legend_below(ax: Axes, columns: int = 1, *, handles: list[Any] | None = None
     width = 6.4 if figure is None else figure.get_size_inches()[0]
     for count in range(columns, 0, -1):
         legend = ax.legend(handles=shown, ncols=count, **look)
-        if figure is None or _inches_wide(legend, figure) <= (1.0 - ax.get_position().x0) * width:
+        if figure is None or _inches_wide(legend, figure) <= _room_right(ax, figure) * width:
             return
+
+
+def _room_right(ax: Axes, figure: Figure) -> float:
+    """Return the share of the figure's width from the left of some axes to the next ones, or to the edge."""
+    left = ax.get_position().x0
+    return min([x for other in figure.axes if (x := other.get_position().x0) > left + 1e-3] + [1.0]) - left
 
 
 def _inches_wide(legend: Any, figure: Figure) -> float:

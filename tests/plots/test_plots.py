@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lipctrl import plots
-from lipctrl.analysis import separating_pair, structured_gain_margin, trade_off
+from lipctrl.analysis import disk_margin, separating_pair, structured_gain_margin, trade_off
 from lipctrl.analysis.srg import scaled_relative_graphs
 from tests.plots.subjects import (
     BALL,
@@ -36,6 +36,7 @@ CASES = {
     "sigma_plot": (lambda _: (plots.loop_response(PLANT, BALL),), 1),
     "srg_plot": (lambda _: (scaled_relative_graphs(control.tf([1.0], [1, 1]), (0.2, 2.0)),), 1),
     "gain_sweep_plot": (lambda _: (plots.gain_sweep(PLANT, BALL, margin=MARGIN),), 1),
+    "disk_margin_plot": (lambda _: (disk_margin(control.tf([25], [1, 10, 10, 10])),), 1),
     "margin_intervals_plot": (
         lambda _: ({"policy": structured_gain_margin(PLANT, BALL, tolerance=0.3, limit=3.0)},),
         1,

@@ -48,6 +48,17 @@ def portrait_data(
     ------
     ValueError
         When the basin is not certified, or `turns` names no state.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> from lipctrl.analysis import basin
+    >>> from lipctrl_envs import Pendulum
+    >>> plant = Pendulum()
+    >>> found = basin(plant, rules.linear([[-25.0, -8.0]]), [0.6, 2.0], action_limit=5.0)
+    >>> starts = np.array([[0.1, 0.0], [0.5, 0.0]])
+    >>> portrait_data(found, plant.state_names, plant.state_units, starts, steps=50).paths.shape
+    (2, 51, 2)
     """
     if found.shape is None or found.inner is None:
         raise ValueError(f"no basin was proved: {found.reason}")
@@ -72,7 +83,26 @@ def portrait_plot(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Draw the basin in two coordinates, paths on the way to it in green and, from where they are in it, in blue."""
+    """Draw the basin in two coordinates, paths on the way to it in green and, from where they are in it, in blue.
+
+    Parameters
+    ----------
+    portrait : from `portrait_data`.
+    coordinates : names of the two states, by default the first two.
+
+    Raises
+    ------
+    ValueError
+        When `coordinates` names no state.
+
+    Examples
+    --------
+    >>> basin = Ellipsoid(np.diag([4.0, 1.0]), ("angle", "rate"), ("rad", "rad/s"))
+    >>> inner = Ellipsoid(np.diag([16.0, 4.0]), basin.names, basin.units)
+    >>> path = np.array([[[1.0, 0.0], [0.4, -0.2], [0.0, 0.0]]])
+    >>> portrait_plot(Portrait(basin, inner, path, np.array([1]))).get_ylabel()
+    'rate [rad/s]'
+    """
     names = portrait.basin.names
     pair = coordinates or (names[0], names[1])
     chosen = portrait.basin.indices(pair)

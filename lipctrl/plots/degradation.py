@@ -74,6 +74,17 @@ def degradations(path: str | os.PathLike[str], environment: str, condition: str)
     ------
     ValueError
         When the table holds nothing of that environment and condition, saying what it holds.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> rows = ["environment,policy,seed,condition,level,return", "Car,A,0,nominal,0,-1", "Car,A,0,noise,0.1,-3"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "measured.csv"
+    ...     _ = table.write_text("\\n".join(rows))
+    ...     (curve,) = degradations(table, "Car", "noise")
+    >>> curve.levels.tolist(), curve.lost.tolist()
+    ([0.0, 0.1], [[0.0, 2.0]])
     """
     with Path(path).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -119,6 +130,12 @@ def degradation_plot(
     ------
     ValueError
         For no curves, curves of several conditions, or a reference that is none of them.
+
+    Examples
+    --------
+    >>> curve = Degradation("certified", "delay", np.array([0.0, 1.0]), np.array([[-10.0, -12.0]]))
+    >>> degradation_plot([curve]).get_xlabel()
+    'delay [samples]'
     """
     if not curves:
         raise ValueError("curves is empty; expected at least one Degradation")

@@ -48,6 +48,12 @@ def size_plot(
     size : label of the horizontal axis, "depth [blocks]" or "width".
     log : logarithmic vertical axis; zeros and negative values are then left out.
     reference : a horizontal line, such as the bound.
+
+    Examples
+    --------
+    >>> measured = SizeSeries(np.array([2, 8]), np.array([[0.9, 0.8], [0.7, 0.75]]))
+    >>> size_plot({"lossless": measured}, quantity="tightness [ratio]", log=False).get_title("left")
+    'tightness against depth'
     """
     if not series:
         raise ValueError("series is empty; expected at least one name with its SizeSeries")

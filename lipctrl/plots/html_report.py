@@ -68,7 +68,16 @@ def report_plot(report: Any, *, ax: Axes | None = None) -> Axes:
 
 
 def report_figures(report: Any) -> dict[str, Figure]:
-    """Draw the figures of a report; caption -> figure, in the order of the page."""
+    """Draw the figures of a report; caption -> figure, in the order of the page.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall, analyze
+    >>> ball = IncrementalBall(center=[[-3.0]], radius=1.0)
+    >>> len(report_figures(analyze(control.tf([1], [1, -1]), ball, margins=False)))
+    3
+    """
     drawn: dict[str, Callable[[], Axes]] = {}
     response = _response(report)
     if response.plant.shape[2] == 1 and response.radius > 0.0:

@@ -31,6 +31,15 @@ def margin_intervals_plot(
     ------
     ValueError
         For anything else; `gain_sweep_plot` draws the margin of a ball alone.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall, structured_gain_margin
+    >>> plant, ball = control.tf([1], [1, 2]), IncrementalBall(center=[[-1.0]], radius=0.5)
+    >>> margin = structured_gain_margin(plant, ball, tolerance=0.3, limit=3.0)
+    >>> [tick.get_text() for tick in margin_intervals_plot({"policy": margin}).get_yticklabels()]
+    ['policy']
     """
     if not margins:
         raise ValueError("margins is empty; expected at least one StructuredMargin by name")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +12,42 @@ from lipctrl.plots.style import CERTIFIED, FALSIFIED, GREY, axes_or_new, legend_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from lipctrl.analysis import MarginSimulation
+
 
 @styled
-def margin_simulation_plot(simulation: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw the largest output of both runs of a `lipctrl.analysis.MarginSimulation` over time.
+def margin_simulation_plot(
+    simulation: MarginSimulation,
+    *,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draw the output that grows most over time, just inside a margin and just outside it.
 
     The growing run is drawn until it leaves three times the size of the other, so that both remain readable.
+
+    Parameters
+    ----------
+    simulation : what `.simulate()` of a margin, a radius or a `Destabilization` returns.
+    names : of the plant's outputs with their units, such as `plant.output_labels`; y1, y2, … by default.
+
+    Raises
+    ------
+    ValueError
+        When there are not as many names as outputs.
+
+    Examples
+    --------
+    >>> import control
+    >>> from lipctrl.analysis import IncrementalBall, incremental_gain_margin
+    >>> margin = incremental_gain_margin(control.tf([1], [1, -1]), IncrementalBall(center=[[-3.0]], radius=1.0))
+    >>> margin_simulation_plot(margin.simulate("lower"), names=["speed [m/s]"]).get_ylabel()
+    'speed [m/s]'
     """
+    outputs = simulation.outside.shape[1]
+    if names is not None and len(names) != outputs:
+        raise ValueError(f"names are {list(names)}; expected one for each of the {outputs} outputs")
     ax = axes_or_new(ax)
     channel = int(np.argmax(np.abs(simulation.outside).max(axis=0)))
     unit = f" {simulation.unit}" if simulation.unit else ""
@@ -32,19 +61,23 @@ def margin_simulation_plot(simulation: Any, *, ax: Axes | None = None, title: st
     left = np.flatnonzero(np.abs(simulation.outside[:, channel]) > 3.0 * size)
     last = min(int(left[0]) + 1, len(simulation.time)) if left.size else len(simulation.time)
     shown = min(len(simulation.time), 2 * last)
-    for outputs, value, color, line, side in runs:
+    for signals, value, color, line, side in runs:
         end = last if side == "outside" else shown
         name = f"{side}: {simulation.quantity} = {value:.4g}{unit}"
-        ax.plot(simulation.time[:end], outputs[:end, channel], line, color=color, lw=1.6, label=name, **draw)
+        ax.plot(simulation.time[:end], signals[:end, channel], line, color=color, lw=1.6, label=name, **draw)
     ax.set_ylim(-3.1 * size, 3.1 * size)
     ax.set_xlim(simulation.time[0], simulation.time[shown - 1])
     ax.axhline(0.0, color=GREY, lw=1.0)
-    rate = f"{simulation.frequency:.3g} rad/s" if math.isfinite(simulation.frequency) else ""
-    ax.set(
-        # One sample is a second, or (dt=True) the unit of time itself: "samples" is right for both.
-        xlabel="time [samples]" if simulation.sample_time == 1.0 else "time [s]",
-        ylabel=f"output y{channel + 1} [plant's unit]" if outputs.shape[1] > 1 else "output y",
-    )
-    ax.set_title(title or f"Just inside and just outside, {rate}")
+    # One sample is a second, or (dt=True) the unit of time itself: "samples" is right for both.
+    clock, rate = ("samples", "rad/sample") if simulation.sample_time == 1.0 else ("s", "rad/s")
+    own = f"output y{channel + 1} [plant's unit]" if outputs > 1 else "output y [plant's unit]"
+    ax.set(xlabel=f"time [{clock}]", ylabel=own if names is None else names[channel])
+    ax.set_title(title or f"Just inside and just outside{_oscillation(simulation, shown, rate)}")
     legend_below(ax, 2)
     return ax
+
+
+def _oscillation(simulation: MarginSimulation, shown: int, rate: str) -> str:
+    """Say how fast the drawn mode turns, where a turn could be seen at all: a double real pole is split by rounding."""
+    turns = simulation.frequency * float(simulation.time[shown - 1] - simulation.time[0])
+    return f", {simulation.frequency:.3g} {rate}" if turns > 1e-3 else ""

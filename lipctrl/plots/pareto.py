@@ -63,6 +63,12 @@ def pareto_plot(
     points : `SweepPoint`s, or what `SweepResult.points()` returns; a colour and a marker a group. Runs without a
         margin (NaN) are not drawn, but counted.
     performance, margin : labels of the axes with their units.
+
+    Examples
+    --------
+    >>> runs = [SweepPoint(-150.0, 2.0, "L = 1"), SweepPoint(-120.0, 1.2, "L = 5")]
+    >>> pareto_plot(runs, performance="mean return [-cost]").get_ylabel()
+    'mean return [-cost]'
     """
     if not points:
         raise ValueError("points is empty; expected at least one SweepPoint")

@@ -106,6 +106,17 @@ def region_data(
     ------
     ValueError
         For a global claim: there is no boundary to draw.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> from lipctrl.analysis import region_of_attraction
+    >>> from lipctrl_envs import Pendulum
+    >>> plant = Pendulum()
+    >>> region = region_of_attraction(plant, rules.linear([[-25.0, -8.0]]), action_limit=5.0)
+    >>> ellipsoid, runs = region_data(region, plant.state_names, plant.state_units, starts=3, steps=10)
+    >>> ellipsoid.names, runs.signals.shape
+    (('angle', 'angle_rate'), (3, 11, 2))
     """
     if region.is_global:
         raise ValueError(
@@ -134,6 +145,17 @@ def region_plot(
     coordinates : names of the two states, by default the first two.
     trajectories : simulated from `region.boundary(…)`; each should end at the centre.
     limits : bounds of the analysis by state name, a symmetric number or (lower, upper): nothing is claimed outside.
+
+    Raises
+    ------
+    ValueError
+        When `coordinates` names no state.
+
+    Examples
+    --------
+    >>> region = Ellipsoid(np.diag([4.0, 1.0]), ("angle", "rate"), ("rad", "rad/s"))
+    >>> region_plot(region).get_xlabel()
+    'angle [rad]'
     """
     pair = coordinates or (region.names[0], region.names[1])
     chosen = region.indices(pair)

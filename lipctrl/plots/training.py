@@ -39,6 +39,14 @@ def training_metrics(run: str | os.PathLike[str]) -> TrainingMetrics:
     ------
     FileNotFoundError, ValueError
         When the file is missing or holds no rows.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "metrics.csv").write_text("steps,mean_return\\n100,-9\\n200,-4\\n")
+    ...     training_metrics(folder).column("mean_return").tolist()
+    [-9.0, -4.0]
     """
     path = Path(run)
     file = path / "metrics.csv" if path.is_dir() else path
@@ -65,6 +73,7 @@ def training_curve(
     x: str = "steps",
     baseline: float | None = None,
     ax: Any = None,
+    title: str | None = None,
 ) -> Any:
     """Draw return against environment steps for each run, and the proved gain under it; returns the array of axes.
 
@@ -73,6 +82,13 @@ def training_curve(
     runs : from `training_metrics`.
     y, bound, x : column names; `bound=None` leaves the lower panel out.
     baseline : a return to compare with, such as that of LQR.
+
+    Examples
+    --------
+    >>> columns = {"steps": np.array([100, 200]), "mean_return": np.array([-9.0, -4.0])}
+    >>> (ax,) = training_curve(TrainingMetrics(columns, "run"), y="mean_return", bound=None)
+    >>> ax.get_ylabel()
+    'mean return'
     """
     if not runs:
         raise ValueError("training_curve takes at least one run: training_metrics('runs/…')")
@@ -95,7 +111,7 @@ def training_curve(
     if baseline is not None:
         axes[0].axhline(baseline, color=GREY, ls=":", label=f"baseline {baseline:.4g}")
     axes[0].set_ylabel(y.replace("_", " "))
-    axes[0].set_title("Training")
+    axes[0].set_title(title or "Training")
     if bound is not None:
         axes[1].set_ylabel("proved radius" if "radius" in bound else "proved gain")
         axes[1].set_ylim(0.0, 1.15 * axes[1].get_ylim()[1])

@@ -106,6 +106,7 @@ def trajectory_plot(
     limits: Mapping[str, float] | None = None,
     names: tuple[str, str] = ("policy", "baseline"),
     ax: Any = None,
+    title: str | None = None,
 ) -> Any:
     """Draw every trajectory of the chosen channels over time, one panel a channel; returns the array of axes.
 
@@ -159,5 +160,5 @@ def trajectory_plot(
     axes[0].legend(
         handles, texts, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(texts), frameon=False
     )
-    axes[0].set_title(f"{len(trajectories.signals)} starts")
+    axes[0].set_title(title or f"{len(trajectories.signals)} starts")
     return np.array(axes, dtype=object)

@@ -11,7 +11,7 @@ from lipctrl.plots.style import CERTIFIED, GREEN, GREY, ORANGE, PURPLE, axes_or_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAVES = {"linear", "scaling", "identity", "elementwise"}
+LEAVES = {"linear", "scaling", "identity", "activation"}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import control
 import numpy as np
 import pytest
 
 from lipctrl import plots
-from lipctrl.analysis import IncrementalBall
+from lipctrl.analysis import IncrementalBall, incremental_gain_margin
 from lipctrl.analysis.srg import scaled_relative_graphs
 from tests.plots.subjects import (
     BALL,
@@ -157,3 +158,29 @@ def test_the_picture_of_unseparated_graphs_claims_no_separation():
     graphs = scaled_relative_graphs(control.tf([10], [1, 3, 3, 1]), (0.2, 0.7))
     texts = [text.get_text() for text in plots.srg_plot(graphs).get_legend().get_texts()]
     assert "proved separation: none at τ = 1, none over all τ" in texts
+
+
+def test_a_simulation_beyond_a_margin_is_named_and_stays_readable():
+    plant = control.ss([[0.0, 1.0], [0.0, 0.0]], [[0.0], [1.0]], np.eye(2), 0)
+    margin = incremental_gain_margin(plant, IncrementalBall([[-1.0, -1.0]], 0.3))
+    simulation = margin.simulate("lower")
+    ax = plots.margin_simulation_plot(simulation, names=["position [m]", "speed [m/s]"])
+    grown = int(np.abs(simulation.outside).max(axis=0).argmax())
+    assert ax.get_ylabel() == ["position [m]", "speed [m/s]"][grown]
+    drawn = {
+        line.get_label().partition(":")[0]: line.get_ydata() for line in ax.lines if ":" in line.get_label()
+    }
+    assert np.array_equal(drawn["outside"], simulation.outside[: len(drawn["outside"]), grown])
+    assert np.array_equal(drawn["inside"], simulation.inside[: len(drawn["inside"]), grown])
+    assert ax.get_ylim()[1] < 4.0 * np.abs(drawn["inside"]).max()
+    with pytest.raises(ValueError, match="each of the 2 outputs"):
+        plots.margin_simulation_plot(simulation, names=["position [m]"])
+
+
+def test_no_oscillation_is_told_where_none_is_seen():
+    """A double real pole that rounding has split turns by 1e-9 rad/s or so, which is none."""
+    simulation = incremental_gain_margin(PLANT, BALL).simulate("lower")
+    split = replace(simulation, frequency=6.6e-9)
+    assert plots.margin_simulation_plot(split).get_title("left") == "Just inside and just outside"
+    turning = replace(simulation, frequency=2.0, sample_time=1.0)
+    assert plots.margin_simulation_plot(turning).get_title("left").endswith(", 2 rad/sample")

@@ -57,6 +57,23 @@ class Network:
         return self.output.bias + sum(z[j] @ w.T for j, w in self.output.sources.items())
 
 
+def same_network(a: Network, b: Network) -> bool:
+    """Tell whether two networks are the same, number by number."""
+    if len(a.layers) != len(b.layers):
+        return False
+    alike = (
+        activation_of(p).to_dict() == activation_of(q).to_dict()
+        for p, q in zip(a.layers, b.layers, strict=True)
+    )
+    rows = zip((*a.layers, a.output), (*b.layers, b.output), strict=True)
+    return all(alike) and all(
+        p.sources.keys() == q.sources.keys()
+        and all(np.array_equal(w, q.sources[j]) for j, w in p.sources.items())
+        and np.array_equal(p.bias, q.bias)
+        for p, q in rows
+    )
+
+
 @dataclass(frozen=True)
 class Expression:
     """An affine function Σ_j maps[j] z_j + offset of the layers so far."""

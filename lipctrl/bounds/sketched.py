@@ -25,7 +25,7 @@ from lipctrl.bounds.graph import Network, UnsupportedOperationError
 from lipctrl.bounds.problem import reduce_network
 from lipctrl.bounds.torch_modules import call_activation, evaluation_mode, module_activation
 from lipctrl.bounds.torch_network import read_torch
-from lipctrl.bounds.torch_trace import traced
+from lipctrl.bounds.torch_trace import Whole, traced
 from lipctrl.rules.network import is_affine
 
 
@@ -110,14 +110,14 @@ class SketchedLMI(nn.Module):
             raise ValueError(f"lipschitz is {lipschitz}; expected a positive number")
         if directions < 1:
             raise ValueError(f"directions is {directions}; expected at least 1")
-        with evaluation_mode(module):
-            given = read_torch(module)
-            graph = traced(module)
+        given, whole = read_torch(module), Whole(module)
+        with evaluation_mode(whole):
+            graph = traced(whole)
         # The network is the caller's: its parameters are not ours to train or to save.
-        self._held = (module, graph, _neurons(module, graph))
+        self._held = (whole, graph, _neurons(whole, graph))
         self.lipschitz, self.generator = float(lipschitz), generator
         self.in_features = given.in_features
-        with torch.no_grad(), evaluation_mode(module):
+        with torch.no_grad(), evaluation_mode(whole):
             probe = self._run(next(module.parameters()).new_zeros(1, self.in_features), [])
         self._heights = [v.shape[-1] for v in probe[0]]
         nonlinear = [layer for layer in given.layers if not is_affine(layer)]

@@ -83,4 +83,9 @@ def refuse_stale_reads(module: nn.Module, graph: fx.Graph) -> None:
         shared = operand is not None and (over or _shares(module, node))
         memory[node] = memory[operand] if operand is not None and shared else node
         if over:
+            if memory[node].op == "get_attr":
+                raise UnsupportedOperationError(
+                    f"{node.name!r} writes over {memory[node].name!r}, a tensor of the network: a call depends on the "
+                    "calls before it"
+                )
             written[memory[node]] = node

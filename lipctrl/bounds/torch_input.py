@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from lipctrl.bounds.torch_composed import COMPOSED_MODULES
 from lipctrl.bounds.torch_modules import BATCH_NORMS, NEUTRAL, SHAPED, kind_of, module_activation, setting
-from lipctrl.bounds.torch_trace import attribute, refusal
+from lipctrl.bounds.torch_trace import Whole, attribute, refusal
 
 
 def input_size(module: nn.Module) -> int:
@@ -29,16 +29,16 @@ def input_size(module: nn.Module) -> int:
     )
 
 
-def graph_input_size(module: nn.Module, graph: fx.Graph) -> int:
+def graph_input_size(whole: Whole, graph: fx.Graph) -> int:
     """Return the size of the input: of the first Linear that reads it through size-preserving steps."""
-    if isinstance(getattr(module, "in_features", None), int):
-        return input_size(module)
+    if isinstance(getattr(whole.net, "in_features", None), int):
+        return input_size(whole.net)
     frontier = [n for n in graph.nodes if n.op == "placeholder"]
     seen = set(frontier)
     while frontier:
         for user in frontier.pop(0).users:
             if user.op == "call_module":
-                part = module.get_submodule(str(user.target))
+                part = whole.get_submodule(str(user.target))
                 if isinstance(part, nn.Linear):
                     return part.in_features
                 if kind_of(part) in BATCH_NORMS:
@@ -51,8 +51,8 @@ def graph_input_size(module: nn.Module, graph: fx.Graph) -> int:
             elif user.target is F.linear:
                 weight = user.args[1] if len(user.args) > 1 else user.kwargs["weight"]
                 if isinstance(weight, fx.Node) and weight.op == "get_attr":
-                    return int(attribute(module, weight.target).shape[1])
+                    return int(attribute(whole, weight.target).shape[1])
             if user not in seen:
                 seen.add(user)
                 frontier.append(user)
-    return input_size(module)
+    return input_size(whole.net)

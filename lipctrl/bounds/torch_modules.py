@@ -15,8 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules import module as torch_module
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -94,9 +96,11 @@ def refuse_what_runs_otherwise(module: nn.Module) -> None:
     UnsupportedOperationError
         With the name and the class of the part.
     """
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        raise UnsupportedOperationError("a forward hook on all modules may change what the network computes")
     for name, part in module.named_modules():
         kind = type(part).__name__
-        known = (WeightNorm, SpectralNorm)
+        known = (WeightNorm, SpectralNorm, BasePruningMethod)
         hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
         if any(not isinstance(hook, known) for hook in hooks):
             raise UnsupportedOperationError(
@@ -174,8 +178,9 @@ def call_activation(target: Any, rest: list[Any], kwargs: dict[str, Any]) -> Spe
     if target in (torch.clamp, torch.clip, "clamp", "clip"):
         ends = [*rest, None, None][:2]
         low, high = kwargs.get("min", ends[0]), kwargs.get("max", ends[1])
-        numbers = all(isinstance(e, int | float) for e in (low, high))
-        if numbers and low <= high:
+        if not isinstance(low, int | float):
+            return None
+        if isinstance(high, int | float) and low <= high:
             return {"name": "clip", "lower": float(low), "upper": float(high)}
         return "relu" if low == 0 and high is None else None
     if target not in _PARAMETRIC_CALLS:
@@ -183,19 +188,23 @@ def call_activation(target: Any, rest: list[Any], kwargs: dict[str, Any]) -> Spe
     return module_activation(_PARAMETRIC_CALLS[target](*rest, **kwargs))
 
 
-def current_weight(part: nn.Module) -> torch.Tensor:
-    """Return the weight that the next call in evaluation mode would use.
+def current(part: nn.Module, name: str = "weight") -> torch.Tensor | None:
+    """Return the weight or bias that the next call in evaluation mode would use, None where there is none.
 
-    torch's older weight_norm and spectral_norm keep a copy that is stale until then; parametrisations do not.
+    torch's older weight_norm and spectral_norm, and its pruning, keep a copy that is stale until then;
+    parametrisations do not.
     """
+    found = getattr(part, name)
     for hook in part._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm) and hook.name == "weight":
-            return hook.compute_weight(part)
-        if isinstance(hook, SpectralNorm) and hook.name == "weight":
-            return hook.compute_weight(part, do_power_iteration=False)
-    if not isinstance(part.weight, torch.Tensor):
-        raise UnsupportedOperationError(f"the weight of {type(part).__name__} is not a tensor")
-    return part.weight
+        if isinstance(hook, WeightNorm) and hook.name == name:
+            found = hook.compute_weight(part)
+        elif isinstance(hook, SpectralNorm) and hook.name == name:
+            found = hook.compute_weight(part, do_power_iteration=False)
+        elif isinstance(hook, BasePruningMethod) and hook._tensor_name == name:
+            found = hook.apply_mask(part)
+    if found is not None and not isinstance(found, torch.Tensor):
+        raise UnsupportedOperationError(f"the {name} of {type(part).__name__} is not a tensor")
+    return found
 
 
 def numbers(tensor: Any) -> np.ndarray:
@@ -212,11 +221,11 @@ def folded_batch_norm(part: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     mean, variance = numbers(part.running_mean), numbers(part.running_var)
     factor = 1.0 / np.sqrt(variance + setting(part, "eps"))
     shift = -mean * factor
-    if part.weight is not None:
-        weight = numbers(part.weight)
-        factor, shift = factor * weight, shift * weight
-    if part.bias is not None:
-        shift = shift + numbers(part.bias)
+    weight, bias = current(part), current(part, "bias")
+    if weight is not None:
+        factor, shift = factor * numbers(weight), shift * numbers(weight)
+    if bias is not None:
+        shift = shift + numbers(bias)
     return factor, shift
 
 
@@ -232,12 +241,11 @@ def lowered(part: nn.Module, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nda
         When the matrix would be too large, or the shape does not fit.
     """
     size = int(np.prod(shape))
-    bias = getattr(part, "bias", None)
-    weight = current_weight(part).detach().to("cpu", torch.float64) if hasattr(part, "weight") else None
+    weight, bias = (current(part), current(part, "bias")) if isinstance(part, _ConvNd) else (None, None)
 
     def respond(x: torch.Tensor) -> torch.Tensor:
         if weight is not None and isinstance(part, _ConvNd):
-            return part._conv_forward(x, weight, None)
+            return part._conv_forward(x, weight.detach().to("cpu", torch.float64), None)
         return part(x)
 
     with torch.no_grad():

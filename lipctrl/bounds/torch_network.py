@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError
+from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError, same_network
 from lipctrl.bounds.torch_composed import (
     CLAMPS,
     COMPOSED_CALLS,
@@ -27,7 +27,7 @@ from lipctrl.bounds.torch_modules import (
     NEUTRAL,
     SHAPED,
     call_activation,
-    current_weight,
+    current,
     evaluation_mode,
     folded_batch_norm,
     kind_of,
@@ -36,7 +36,7 @@ from lipctrl.bounds.torch_modules import (
     numbers,
     refuse_what_runs_otherwise,
 )
-from lipctrl.bounds.torch_trace import attribute, refusal, traced
+from lipctrl.bounds.torch_trace import Whole, attribute, refusal, traced
 
 _NEUTRAL_CALLS = {"contiguous", "clone", "detach", "float", "double"}
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__"}
@@ -60,24 +60,32 @@ def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> N
     Raises
     ------
     UnsupportedOperationError
-        For anything without a rule (attention, layer normalisation, products of values, ...), by name.
+        For anything without a rule (attention, layer normalisation, products of values, ...), by name; for a
+        network that is another one at the next call (random numbers, counters).
     """
     refuse_what_runs_otherwise(module)
-    with evaluation_mode(module), torch.no_grad():
-        return _Reader(module, traced(module), input_shape).read()
+    whole = Whole(module)
+    with evaluation_mode(whole), torch.no_grad():
+        first, second = (_Reader(whole, traced(whole), input_shape).read() for _ in range(2))
+    if not same_network(first, second):
+        raise UnsupportedOperationError(
+            f"{type(module).__name__} computes another map at every call: its forward draws random numbers or "
+            "counts its calls"
+        )
+    return first
 
 
 class _Reader:
     """Walks a traced graph once, value by value."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, input_shape: Sequence[int] | None) -> None:
-        self.module = module
+    def __init__(self, whole: Whole, graph: fx.Graph, input_shape: Sequence[int] | None) -> None:
+        self.whole = whole
         self.graph = graph
         self.values: dict[fx.Node, Any] = {}
         # Shapes of values that are not vectors of features: channels first.
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.input_shape = None if input_shape is None else sample_shape(input_shape)
-        size = graph_input_size(module, graph) if self.input_shape is None else int(np.prod(self.input_shape))
+        size = graph_input_size(whole, graph) if self.input_shape is None else int(np.prod(self.input_shape))
         self.builder = Builder(size)
 
     def read(self) -> Network:
@@ -90,7 +98,7 @@ class _Reader:
                 if self.input_shape is not None and len(self.input_shape) > 1:
                     self.shapes[node] = self.input_shape
             elif node.op == "get_attr":
-                self.values[node] = attribute(self.module, node.target)
+                self.values[node] = attribute(self.whole, node.target)
             elif node.op == "call_module":
                 self.values[node] = self._module(node)
             elif node.op == "output":
@@ -110,7 +118,7 @@ class _Reader:
         return argument
 
     def _module(self, node: fx.Node) -> Expression:
-        part = self.module.get_submodule(str(node.target))
+        part = self.whole.get_submodule(str(node.target))
         kind = kind_of(part)
         source = node.args[0] if node.args else None
         x = self._value(source)
@@ -128,9 +136,11 @@ class _Reader:
         if kind is nn.Linear:
             if shape is not None:
                 raise refusal(node, f"a Linear on a value of shape {shape}; flatten it first")
-            return self.builder.linear(x, numbers(current_weight(part)), _optional(part.bias))
+            return self.builder.linear(x, numbers(current(part)), _optional(current(part, "bias")))
         if shape is not None:
             self.shapes[node] = shape
+        if kind in (*NEUTRAL, *BATCH_NORMS) and part.training:
+            raise refusal(node, f"the {kind.__name__} stays in training mode when the network is evaluated")
         if kind in NEUTRAL:
             return x
         if kind in BATCH_NORMS:
@@ -139,7 +149,7 @@ class _Reader:
             scaled = self.builder.scale(x, np.repeat(factor, repeats))
             return self.builder.shift(scaled, np.repeat(shift, repeats))
         if kind is nn.PReLU:
-            return self._prelu(x, numbers(part.weight), shape)
+            return self._prelu(x, numbers(current(part)), shape)
         found = composed(self.builder, x, part)
         if found is not None:
             return found

@@ -42,16 +42,55 @@ class _Tracer(fx.Tracer):
         return declared_activation(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
-def traced(module: nn.Module) -> fx.Graph:
-    """Return the graph of a module's operations, or say why it has none."""
+class Whole(nn.Module):
+    """A network as a part of what is traced, so that its own call (hooks, a `__call__` of its class) counts too."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Any) -> Any:
+        return self.net(x)
+
+
+def traced(whole: Whole) -> fx.Graph:
+    """Return the graph of a network's operations, or say why it has none; the network keeps its attributes."""
+    before = [(part, name, value) for part in whole.modules() for name, value in vars(part).items()]
     try:
-        graph = _Tracer().trace(module)
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
+        graph = _Tracer().trace(whole)
+    except (
+        *(ValueError, TypeError, RuntimeError, AttributeError, LookupError),
+        *(NameError, AssertionError, ArithmeticError),
+    ) as error:
         raise UnsupportedOperationError(
-            f"{type(module).__name__} cannot be traced ({error}); its forward must not depend on values"
+            f"{type(whole.net).__name__} cannot be traced ({error}); its forward must not depend on values"
         ) from error
-    refuse_stale_reads(module, graph)
+    finally:
+        forgotten = _forget_traced_values(whole, before)
+    constants = [attribute(whole, node.target) for node in graph.nodes if node.op == "get_attr"]
+    for name, value in forgotten:
+        if any(value is constant for constant in constants):
+            raise UnsupportedOperationError(
+                f"{type(whole.net).__name__} reads {name!r} and writes to it: a call depends on the calls before it"
+            )
+    refuse_stale_reads(whole, graph)
     return graph
+
+
+def _forget_traced_values(
+    whole: nn.Module, before: list[tuple[nn.Module, str, Any]]
+) -> list[tuple[str, Any]]:
+    """Take values under trace out of the attributes that a forward left them in; return what stood there."""
+    old = {(id(part), name): value for part, name, value in before}
+    found = []
+    for part in whole.modules():
+        for name in [name for name, value in vars(part).items() if isinstance(value, fx.Proxy)]:
+            found.append((name, old.get((id(part), name))))
+            if (id(part), name) in old:
+                vars(part)[name] = old[id(part), name]
+            else:
+                del vars(part)[name]
+    return found
 
 
 def attribute(module: nn.Module, path: Any) -> Any:

@@ -126,14 +126,23 @@ def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _own_certificate(value: Any) -> Certificate | None:
-    if isinstance(value, Certificate):
-        return value
+    """Return what a lipctrl network proves of itself; what anybody else hands in as proved is checked."""
     maker = getattr(value, "certificate", None)
+    found = value if isinstance(value, Certificate) else None
     if callable(maker) and not isinstance(value, type):
         found = maker()
-        if isinstance(found, Certificate):
-            return found
-    return None
+    if not isinstance(found, Certificate):
+        return None
+    if not _is_ours(maker):
+        report = check(found)
+        if not report.ok:
+            raise NotProvedError(f"the certificate does not check: {'; '.join(report.failures)}")
+    return found
+
+
+def _is_ours(method: Any) -> bool:
+    """Tell whether a method was written by lipctrl: another package may mean something else by its name."""
+    return str(getattr(method, "__module__", "")).startswith("lipctrl.")
 
 
 def read_network(source: Any, activation: Any = None, input_shape: Any = None) -> Network:
@@ -166,7 +175,7 @@ def read_network(source: Any, activation: Any = None, input_shape: Any = None) -
         from lipctrl.bounds.torch_network import read_torch
 
         exported = getattr(source, "export", None)
-        module: Any = exported() if callable(exported) else source
+        module: Any = exported() if callable(exported) and _is_ours(exported) else source
         return read_torch(module, input_shape)
     raise TypeError(
         f"certify takes a torch module, a list of (W, b), an .onnx or .safetensors path, got {type(source).__name__}"

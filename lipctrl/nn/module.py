@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from lipctrl.certificate import Certificate
 from lipctrl.nn.explicit import Explicit
@@ -113,17 +114,39 @@ class CertifiedModule(nn.Module):
         Raises
         ------
         ValueError
-            When a folded weight is NaN or inf.
+            When a folded weight is NaN or inf; when a forward hook or a forward of its own makes the module run
+            otherwise than its fold.
         NotProvedError
             When float64 arithmetic cannot prove the claim; nothing is returned then.
         """
+        self._require_that_the_fold_runs()
         with torch.no_grad():
             return self._fresh().certificate()
 
     def export(self) -> nn.Module:
         """Return a plain torch module with the folded weights: the same function, no solves, no gradients."""
+        self._require_that_the_fold_runs()
         with torch.no_grad():
             return self._fresh().export()
+
+    def _require_that_the_fold_runs(self) -> None:
+        kind, base = type(self), CertifiedModule
+        every = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+        if self._forward_hooks or self._forward_pre_hooks or every:
+            raise ValueError(
+                f"{kind.__name__} has a forward hook, which may change what it computes; expected none: remove it, "
+                "the fold is what is certified"
+            )
+        own = vars(self).keys() & {"forward", "explicit"}
+        if own or (kind.__call__, kind.forward, kind.explicit) != (
+            nn.Module.__call__,
+            base.forward,
+            base.explicit,
+        ):
+            raise ValueError(
+                f"{kind.__name__} has a forward (or a call) of its own, which its certificate does not describe; write "
+                "fold() instead, or compose blocks with lipctrl.nn"
+            )
 
     def _fresh(self) -> Explicit:
         """Fold the present parameters without any cache, those of sub-modules included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -147,3 +148,22 @@ def test_hooks_of_all_modules_are_refused():
             lipctrl.certify(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     finally:
         handle.remove()
+
+
+def test_methods_of_others_that_bear_our_names_are_not_ours():
+    class Shipped(nn.Linear):
+        def export(self):
+            return nn.Linear(4, 3)
+
+        def forward(self, x):
+            return 5.0 * super().forward(x)
+
+    net = Shipped(4, 3)
+    assert lipctrl.certify(net).gain >= lipctrl.certify([5.0 * net.weight.detach().numpy()]).gain * (1 - 1e-9)
+    proved = lipctrl.certify([np.eye(2)])
+    forged = dataclasses.replace(proved, gain=0.5, digest="")
+    assert lipctrl.certify(proved) is proved
+    net.certificate = lambda: forged
+    for source in (forged, net):
+        with pytest.raises(lipctrl.NotProvedError, match="does not check"):
+            lipctrl.certify(source)

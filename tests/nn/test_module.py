@@ -264,3 +264,26 @@ def test_torch_activations_are_twins_of_the_certified_ones(spec):
     v = torch.linspace(-30.0, 30.0, 600, dtype=torch.float64).reshape(-1, 6)
     v = v[:, torch.randperm(6, generator=torch.Generator().manual_seed(0))]
     assert np.abs(activation_module(spec)(v).numpy() - activation(spec).value(v.numpy())).max() < 1e-13
+
+
+class _Louder(lipctrl.LipschitzResNet):
+    def forward(self, x):
+        return 10.0 * super().forward(x)
+
+
+def _hooked(net):
+    net.register_forward_hook(lambda m, args, y: 10.0 * y)
+
+
+def _replaced(net):
+    net.forward = lambda x: 10.0 * x
+
+
+@pytest.mark.parametrize(("kind", "change"), [(_Louder, None), (None, _hooked), (None, _replaced)])
+def test_what_runs_otherwise_than_its_fold_has_no_certificate(kind, change):
+    net = (kind or lipctrl.LipschitzResNet)(2, 2, width=4)
+    if change is not None:
+        change(net)
+    for claim in (net.certificate, net.export, lambda: lipctrl.certify(net)):
+        with pytest.raises(ValueError, match="forward"):
+            claim()

@@ -1,8 +1,11 @@
-import control
+import gymnasium
 
-from lipctrl import IncrementalBall
+from lipctrl import IncrementalBall, plots
 from lipctrl.analysis import incremental_delay_margin
+from lipctrl.training import lqr_gain
 
-plant = control.tf([25], [1, 10, 10, 10])
-margin = incremental_delay_margin(plant, IncrementalBall(center=[[-1.0]], radius=0.1))
-ax = margin.simulate().plot()
+env = gymnasium.make("lipctrl_envs:lipctrl/CartPole-v0")
+plant, K = env.unwrapped.linearize(), lqr_gain(env.unwrapped.plant)
+margin = incremental_delay_margin(plant, IncrementalBall(center=-K, radius=1.5))
+names = ["position [m]", "angle [rad]", "speed [m/s]", "angular rate [rad/s]"]
+ax = plots.margin_simulation_plot(margin.simulate(), names=names)

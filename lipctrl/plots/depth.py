@@ -53,7 +53,7 @@ def size_plot(
     --------
     >>> measured = SizeSeries(np.array([2, 8]), np.array([[0.9, 0.8], [0.7, 0.75]]))
     >>> size_plot({"lossless": measured}, quantity="tightness [ratio]", log=False).get_title("left")
-    'tightness against depth'
+    'Tightness against depth'
     """
     if not series:
         raise ValueError("series is empty; expected at least one name with its SizeSeries")
@@ -79,6 +79,7 @@ def size_plot(
         ax.set_yscale("log")
         plain_log_ticks(ax)
     ax.set(xlabel=size, ylabel=quantity)
-    ax.set_title(title or f"{quantity.split(' [')[0]} against {size.split(' [')[0]}")
+    name = quantity.partition(" [")[0]
+    ax.set_title(title or f"{name[:1].upper()}{name[1:]} against {size.partition(' [')[0]}")
     legend_below(ax, 2)
     return ax

@@ -158,12 +158,16 @@ def _crosses(ax: Axes, margin: DiskMargin | IncrementalDiskMargin, found: Comple
     size = margin.alpha_upper if isinstance(margin, DiskMargin) else margin.falsified
     rate = in_units(f"{margin.frequency:.3g} rad/s", margin.counts_samples)
     places = np.column_stack([_decibels(found), _degrees(found)])
-    # Above and below in turn: channels that are alike have crosses that touch.
-    sides = (((9, 4), "left"), ((-9, -14), "right"))
     for i, place in enumerate(places if len(places) > 1 else ()):
-        name = f"f{i + 1}: {np.degrees(np.angle(found[i])):+.3g}°"
-        offset, side = sides[i % 2]
-        ax.annotate(name, place, offset, textcoords="offset points", ha=side, color=FALSIFIED)
+        # Towards the middle of the sheet, at two heights: channels that are alike have crosses that touch.
+        side, away = ("left", 9) if place[0] < 0.0 else ("right", -9)
+        ax.annotate(
+            f"f{i + 1}: {np.degrees(np.angle(found[i])):+.3g}°",
+            place,
+            (away, -30 if i % 2 else -15),
+            textcoords="offset points",
+            ha=side,
+        )
     look: dict[str, Any] = {"color": FALSIFIED, "markersize": 10, "clip_on": False, "zorder": 5}
     label = f"falsified: α = {size:.4g} at {rate}"
     return ax.plot(*places.T, marker="X", linestyle="none", label=label, **look)

@@ -149,7 +149,8 @@ def legend_below(ax: Axes, columns: int = 1, *, handles: list[Any] | None = None
 def _room_right(ax: Axes, figure: Figure) -> float:
     """Return the share of the figure's width from the left of some axes to the next ones, or to the edge."""
     left = ax.get_position().x0
-    return min([x for other in figure.axes if (x := other.get_position().x0) > left + 1e-3] + [1.0]) - left
+    panels = (other.get_position().x0 for other in figure.axes if other.get_label() != "<colorbar>")
+    return min((x for x in panels if x > left + 1e-3), default=1.0) - left
 
 
 def _inches_wide(legend: Any, figure: Figure) -> float:

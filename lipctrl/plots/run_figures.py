@@ -36,6 +36,17 @@ def run_figure(run: Any, kind: str) -> Figure:
     ValueError
         For an unknown kind, or a kind that this run cannot have (an environment without a linear model, a
         plant with several inputs for a Nyquist plot); the message says what to do.
+
+    Examples
+    --------
+    >>> import lipctrl
+    >>> from lipctrl.training import lqr_gain
+    >>> from lipctrl_envs import Pendulum
+    >>> network = lipctrl.LipschitzResNet(2, 1, lipschitz=0.5, width=4, depth=1)
+    >>> policy = lipctrl.ResidualPolicy(lqr_gain(Pendulum()), network)
+    >>> run = lipctrl.train("lipctrl/Pendulum-v0", policy, algorithm="apg", steps=512, out="run", progress=False)
+    >>> run_figure(run, "sigma").axes[0].get_ylabel()
+    'σ of T [ratio]'
     """
     if kind not in RUN_FIGURES:
         known = "; ".join(f"{name}: {shows}" for name, (shows, _) in RUN_FIGURES.items())
@@ -65,9 +76,13 @@ def training(run: Any) -> Any:
     from lipctrl.plots.training import training_curve, training_metrics
 
     metrics = training_metrics(run.path)
-    validated = np.isfinite(metrics.columns.get("validation_return", np.array([np.nan]))).sum()
+    seen = {
+        name: np.isfinite(metrics.columns.get(name, np.zeros(0))).sum()
+        for name in ("validation_return", "mean_return")
+    }
     # A short run has too few validations for a curve; the return of its training episodes is the next best.
-    return training_curve(metrics, y="validation_return" if validated > 2 else "mean_return")
+    few = seen["validation_return"] <= 2 < seen["mean_return"]
+    return training_curve(metrics, y="mean_return" if few else "validation_return")
 
 
 @_figure("trajectories", "closed loop from many starts, with the disturbances of the environment")
@@ -122,6 +137,33 @@ def margins(run: Any) -> Axes:
     from lipctrl.plots.margins import gain_sweep, gain_sweep_plot
 
     return gain_sweep_plot(gain_sweep(_plant(run).linearize(), run.certificate))
+
+
+@_figure(
+    "disk-margin", "gains and phases that every actuator may have at once, and those found to destabilise"
+)
+def disk_margin(run: Any) -> Axes:
+    """Draw the disk margin of the linearised plant with every policy of the ball."""
+    from lipctrl.analysis import incremental_disk_margin
+    from lipctrl.plots.disk_margin import disk_margin_plot
+
+    return disk_margin_plot(incremental_disk_margin(_plant(run).linearize(), run.certificate))
+
+
+@_figure(
+    "margin-simulation", "the loop with the policy scaled a little less and a little more than it can be"
+)
+def margin_simulation(run: Any) -> Axes:
+    """Draw the loop on both sides of the falsified gain, the upper one where there is one."""
+    from lipctrl.analysis import incremental_gain_margin
+    from lipctrl.plots.margin_simulation import margin_simulation_plot
+    from lipctrl.plots.style import label
+
+    plant = _plant(run)
+    margin = incremental_gain_margin(plant.linearize(), run.certificate)
+    simulation = margin.simulate("upper" if np.isfinite(margin.falsified_upper) else "lower")
+    names = [label(s.name.replace("_", " "), s.unit) for s in plant.observations]
+    return margin_simulation_plot(simulation, names=names)
 
 
 @_figure("structured-margins", "gain margins from the policy's own neurons around those of the ball")

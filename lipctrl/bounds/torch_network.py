@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError, same_network
+from lipctrl.bounds.graph import Builder, Expression, Network, UnsupportedOperationError, finite, same_network
 from lipctrl.bounds.torch_composed import (
     CLAMPS,
     COMPOSED_CALLS,
@@ -46,7 +46,9 @@ _DIV = {operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "di
 _NEG = {operator.neg, torch.neg, "neg"}
 _CAT = {torch.cat, torch.concat, torch.concatenate}
 _VIEWS = {"view", "reshape", torch.reshape}
+_FLATTEN = {torch.flatten, "flatten"}
 _PARTS = {torch.split, torch.chunk, torch.tensor_split, "split", "chunk"}
+_PART_SIZES = ("split_size", "split_size_or_sections", "chunks", "indices_or_sections")
 
 
 def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> Network:
@@ -99,16 +101,21 @@ class _Reader:
                     self.shapes[node] = self.input_shape
             elif node.op == "get_attr":
                 self.values[node] = attribute(self.whole, node.target)
-            elif node.op == "call_module":
-                self.values[node] = self._module(node)
             elif node.op == "output":
                 result = self._value(node.args[0])
                 if not isinstance(result, Expression):
                     raise refusal(node, "the output is not one tensor of features")
                 return self.builder.finish(result)
             else:
-                self.values[node] = self._call(node)
+                self.values[node] = self._step(node)
         raise UnsupportedOperationError("the network has no output")
+
+    def _step(self, node: fx.Node) -> Any:
+        """Return what an operation computes; arguments that no rule reads are refused like operations without one."""
+        try:
+            return self._module(node) if node.op == "call_module" else self._call(node)
+        except (LookupError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+            raise refusal(node, f"its arguments are not understood ({error})") from error
 
     def _value(self, argument: Any) -> Any:
         if isinstance(argument, fx.Node):
@@ -186,6 +193,8 @@ class _Reader:
             return self._sizes(node, args, kwargs)
         if target in _VIEWS:
             return self._view(node, args, kwargs)
+        if target in _FLATTEN:
+            return self._flatten(node, args, kwargs)
         self._keep_shape(node, target)
         x = args[0] if args else kwargs.pop("input", None)
         if target in _ADD | _SUB | _MUL | _DIV | _NEG:
@@ -194,10 +203,10 @@ class _Reader:
             return x[args[1]]
         if not isinstance(x, Expression):
             raise refusal(node)
-        if target in _NEUTRAL_CALLS or _is_neutral(target, args, kwargs):
+        if target in _NEUTRAL_CALLS or _is_off(target, args, kwargs):
             return x
-        if target is F.prelu and isinstance(args[1], torch.Tensor):
-            return self._prelu(x, numbers(args[1]), self.shapes.get(node))
+        if target is F.prelu:
+            return self._prelu(x, numbers(_argument(args, kwargs, 1, "weight")), self.shapes.get(node))
         found = self._activation(target, x, args[1:], kwargs)
         if found is not None:
             return found
@@ -248,24 +257,39 @@ class _Reader:
             self.shapes[node] = shape
         return x
 
+    def _flatten(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Expression:
+        """Return a value flattened to a vector of features; flattening one axis alone changes nothing."""
+        x = _argument(args, kwargs, 0, "input")
+        if not isinstance(x, Expression):
+            raise refusal(node)
+        shape = self.shapes.get(node.all_input_nodes[0], (x.size,))
+        first, last = _argument(args, kwargs, 1, "start_dim", 0), _argument(args, kwargs, 2, "end_dim", -1)
+        first, last = first % (len(shape) + 1), last % (len(shape) + 1)
+        if first == last and len(shape) > 1:
+            self.shapes[node] = shape
+        elif (first, last) != (1, len(shape)):
+            raise refusal(
+                node, f"axes {first} to {last} of a value of shape {shape}; expected all but the batch"
+            )
+        return x
+
     def _keep_shape(self, node: fx.Node, target: Any) -> None:
         """Carry the shape of tensors through element-wise calls; refuse calls that would mix it up."""
         given = [v for v in node.all_input_nodes if isinstance(self.values.get(v), Expression)]
         shapes = {self.shapes.get(v) for v in given}
         if shapes <= {None}:
             return
-        flattens = target in ("flatten", torch.flatten)
         keeps = target in _ADD | _SUB | _MUL | _DIV | _NEG | _NEUTRAL_CALLS | {F.prelu, F.dropout}
         rest = [v for v in node.args[1:] if not isinstance(v, fx.Node)]
         keeps = keeps or target in CLAMPS or target in COMPOSED_CALLS
-        if not flattens and not keeps and call_activation(target, rest, dict(node.kwargs)) is None:
+        if not keeps and call_activation(target, rest, dict(node.kwargs)) is None:
             raise refusal(node, "on a value that is not a vector of features")
         if len(shapes) > 1:
             raise refusal(node, f"values of the shapes {shapes}")
-        if any(np.size(v) > 1 for v in map(self._value, node.all_input_nodes) if isinstance(v, torch.Tensor)):
+        if any(v.numel() > 1 for v in map(self._value, node.all_input_nodes) if isinstance(v, torch.Tensor)):
             raise refusal(node, "a constant tensor on a value that is not a vector of features")
         (shape,) = shapes
-        if not flattens and shape is not None:
+        if shape is not None:
             self.shapes[node] = shape
 
     def _concat(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Expression:
@@ -276,7 +300,8 @@ class _Reader:
         if not all(isinstance(p, Expression) for p in parts):
             raise refusal(node, "a concatenation with a constant")
         sources: Any = node.args[0] if node.args else node.kwargs["tensors"]
-        shapes = [self.shapes.get(v) for v in sources]
+        # The parts of a split are vectors of features.
+        shapes = [] if isinstance(sources, fx.Node) else [self.shapes.get(v) for v in sources]
         known = [s for s in shapes if s]
         if known:
             # Flattened, channels lie one after the other: only along them is a concatenation one of the vectors.
@@ -312,7 +337,7 @@ class _Reader:
         if not isinstance(a, Expression):
             raise refusal(node, "a constant divided by a value is not Lipschitz")
         divisor = _vector(node, b)
-        if divisor.dtype.kind == "f" and (divisor == 0.0).any():
+        if (divisor == 0.0).any():
             raise refusal(node, "a division by zero")
         return build.scale(a, 1.0 / divisor)
 
@@ -327,19 +352,21 @@ class _Reader:
         self, node: fx.Node, x: Expression, rest: list[Any], kwargs: dict[str, Any]
     ) -> list[Expression]:
         function = node.target if callable(node.target) else getattr(torch, str(node.target))
-        if (rest[1] if len(rest) > 1 else kwargs.get("dim", 0)) not in (-1, 1):
+        if _argument(rest, kwargs, 1, "dim", 0) not in (-1, 1):
             raise refusal(node, "a split that is not along features (-1)")
-        positions = function(torch.arange(x.size), rest[0] if rest else next(iter(kwargs.values())))
+        sizes = rest[0] if rest else next((kwargs[name] for name in _PART_SIZES if name in kwargs), None)
+        positions = function(torch.arange(x.size), sizes)
         return [self.builder.select(x, p.numpy()) for p in positions]
 
 
-def _is_neutral(target: Any, args: list[Any], kwargs: dict[str, Any]) -> bool:
-    """Tell whether a call is a dropout that is off, or a flattening that keeps the batch."""
-    if target is F.dropout:
-        return (args[2] if len(args) > 2 else kwargs.get("training", True)) is False
-    if target in ("flatten", torch.flatten):
-        return (args[1] if len(args) > 1 else kwargs.get("start_dim", 0)) in (1, -1)
-    return False
+def _argument(args: list[Any], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
+    """Return an argument that is given by its place or by its name."""
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def _is_off(target: Any, args: list[Any], kwargs: dict[str, Any]) -> bool:
+    """Tell whether a call is a dropout that is off."""
+    return target is F.dropout and _argument(args, kwargs, 2, "training", True) is False
 
 
 def _holds_expression(values: Any) -> bool:
@@ -363,8 +390,10 @@ def _optional(tensor: Any) -> Any:
 def _vector(node: fx.Node, constant: Any) -> Any:
     if isinstance(constant, torch.Tensor):
         # Broadcasting along the batch: every axis but the last has length one.
-        flat = constant.ndim <= 1 or constant.numel() == constant.shape[-1]
-        return numbers(constant.reshape(-1) if flat else constant)
+        if constant.ndim > 1 and constant.numel() != constant.shape[-1]:
+            raise refusal(node, f"a constant of shape {tuple(constant.shape)}, not one number a feature")
+        flat = constant.reshape(-1)
+        return numbers(flat) if flat.dtype.is_floating_point else finite("a constant", flat.cpu().numpy() + 0)
     if isinstance(constant, int | float):
         return np.array([float(constant)])
     raise refusal(node, f"a constant of type {type(constant).__name__}")

@@ -35,6 +35,9 @@ def draw(environment: str) -> Path:
     for ax, condition in zip(axes.ravel(), CONDITIONS, strict=True):
         curves = plots.degradations(FOLDER / "measured.csv", environment, condition)
         plots.degradation_plot(curves, reference="MLP", ax=ax, legend=False)
+        if environment.startswith("GymPendulum"):
+            # There noise and attacks are in observation units, as in the literature.
+            ax.set_xlabel(ax.get_xlabel().replace("size of the observation", "observation unit"))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     counted = [f"{label} ({len(c.returns)} seeds)" for label, c in zip(labels, curves, strict=True)]
     figure.legend(

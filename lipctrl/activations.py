@@ -190,7 +190,8 @@ def activation(spec: str | Mapping[str, Any] | Activation) -> Activation:
     """
     if isinstance(spec, Activation):
         return spec
-    table = {"name": spec} if isinstance(spec, str) else dict(spec)
+    # Anything else, such as a module or a function of torch, is unknown: its slopes are.
+    table = dict(spec) if isinstance(spec, Mapping) else {"name": spec if isinstance(spec, str) else None}
     name = table.pop("name", None)
     if name in _PLAIN and not table:
         lower, upper, value = _PLAIN[name]

@@ -216,6 +216,19 @@ class Builder:
             return Expression({source: np.diag(factor)}, np.zeros(x.size))
         return Expression({j: factor[:, None] * m for j, m in x.maps.items()}, factor * x.offset)
 
+    def clip(self, x: Expression, lower: Any, upper: Any) -> Expression:
+        """Return x clipped between numbers, or vectors of one number a feature; equal limits share a layer."""
+        low, high = (np.broadcast_to(finite("a limit", v), (x.size,)) for v in (lower, upper))
+        if (low > high).any():
+            raise ValueError("a clip has a lower limit above its upper one")
+        ends, which = np.unique(np.stack([low, high], axis=1), axis=0, return_inverse=True)
+        names = [{"name": "clip", "lower": float(a), "upper": float(b)} for a, b in ends]
+        if len(names) == 1:
+            return self.activate(x, names[0])
+        rows = [np.flatnonzero(which.reshape(-1) == k) for k in range(len(names))]
+        clipped = [self.activate(self.select(x, r), name) for r, name in zip(rows, names, strict=True)]
+        return self.select(self.concat(clipped), np.argsort(np.concatenate(rows)))
+
     def concat(self, parts: list[Expression]) -> Expression:
         """Return the parts under one another."""
         sources = sorted({j for part in parts for j in part.maps})

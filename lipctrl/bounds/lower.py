@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,21 @@ Map = Callable[[np.ndarray], np.ndarray]
 
 
 def lipschitz_lower_bound(
-    module: Any, region: tuple[Any, Any] | None = None, seed: int = 0, *, steps: int = 40, starts: int = 32
+    module: Any, region: Any = None, seed: int = 0, *, steps: int = 40, starts: int = 32
 ) -> float:
     """Return a ratio ‖f(x)-f(x')‖/‖x-x'‖ (l2) that `module` attains: a lower bound of its Lipschitz constant.
 
     Many starts climb at once. Each alternates a power iteration on the local Jacobian, which turns the
     direction of a pair, with moves of the pair's centre along the gradient of ‖J(x)d‖ and along random
-    steps; the best measured ratio wins. For torch modules the weights are taken to float64 first. Not a proof of an
-    upper bound, and exact only up to the rounding of the evaluation (ratios over steps of 1e-3 and more).
+    steps; the best measured ratio wins. For torch modules the weights, of a certified network the folded ones, are
+    taken to float64 first. Not a proof of an upper bound, and exact only up to the rounding of the evaluation (ratios
+    over steps of 1e-3 and more).
 
     Parameters
     ----------
     module : torch module, Certificate (no torch needed), object with `.certificate()`, or callable on float64 arrays
         (..., n) with `in_features`. For a list of (W, b) pass its certificate.
-    region : None, or (lower, upper) of a box that the pairs stay in.
+    region : None, (lower, upper) of a box that the pairs stay in, or {"center": c, "radius": r} of an l2 ball.
     seed : of the random starts.
     steps, starts : effort.
 
@@ -39,24 +41,51 @@ def lipschitz_lower_bound(
     """
     rng = np.random.default_rng(seed)
     f, features, gradient = _as_map(module)
-    box = _as_box(region, features)
+    within = _as_region(region, features)
     best = 0.0
-    for scale in (1.0, 0.1, 10.0) if box is None else (1.0,):
-        if box is None:
-            points = scale * rng.standard_normal((starts, features))
-        else:
-            points = box[0] + (box[1] - box[0]) * rng.random((starts, features))
-        best = max(best, _ascend(f, gradient, points, scale, box, rng, steps))
+    for scale in (1.0, 0.1, 10.0) if within is None else (1.0,):
+        points = scale * rng.standard_normal((starts, features))
+        if within is not None:
+            points = within.lower + (within.upper - within.lower) * rng.random((starts, features))
+        best = max(best, _ascend(f, gradient, points, scale, within, rng, steps))
     return best
 
 
-def _as_box(region: Any, features: int) -> tuple[np.ndarray, np.ndarray] | None:
+@dataclass(frozen=True)
+class _Region:
+    """A box, or the l2 ball in it when there is a radius."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    radius: float | None = None
+
+    def nearest(self, points: np.ndarray) -> np.ndarray:
+        """Return points moved into the region."""
+        if self.radius is None:
+            return np.clip(points, self.lower, self.upper)
+        center = 0.5 * (self.lower + self.upper)
+        far = np.linalg.norm(points - center, axis=1, keepdims=True)
+        return center + (points - center) * np.minimum(1.0, self.radius / np.maximum(far, 1e-300))
+
+
+def _as_region(region: Any, features: int) -> _Region | None:
     if region is None:
         return None
-    lower, upper = (np.broadcast_to(np.asarray(r, dtype=np.float64), (features,)) for r in region)
+    if isinstance(region, dict) and set(region) != {"center", "radius"}:
+        raise ValueError(f"region has the keys {sorted(region)}; expected center and radius")
+    radius, ends = None, region
+    try:
+        if isinstance(region, dict):
+            radius = float(region["radius"])
+            ends = np.subtract(region["center"], radius), np.add(region["center"], radius)
+        lower, upper = (np.broadcast_to(np.asarray(r, dtype=np.float64), (features,)) for r in ends)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"region is {region!r}; expected (lower, upper), or center and radius, of {features} features"
+        ) from error
     if not (np.isfinite(lower).all() and np.isfinite(upper).all() and (lower <= upper).all()):
         raise ValueError(f"region is {region!r}; expected finite (lower, upper) with lower ≤ upper")
-    return lower, upper
+    return _Region(lower, upper, radius)
 
 
 def _as_map(module: Any) -> tuple[Map, int, Callable[..., Any] | None]:
@@ -79,10 +108,6 @@ def _as_map(module: Any) -> tuple[Map, int, Callable[..., Any] | None]:
     )
 
 
-def _clip(points: np.ndarray, box: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    return points if box is None else np.clip(points, *box)
-
-
 def _ratios(f: Map, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     run = np.linalg.norm(a - b, axis=1)
     high, low = f(a), f(b)
@@ -97,13 +122,13 @@ def _ascend(
     pullback: Callable[..., Any] | None,
     points: np.ndarray,
     scale: float,
-    box: tuple[np.ndarray, np.ndarray] | None,
+    within: _Region | None,
     rng: np.random.Generator,
     steps: int,
 ) -> float:
     """Climb from all points at once and return the largest ratio met."""
     count, n = points.shape
-    reach = scale if box is None else float(np.max(box[1] - box[0], initial=0.0))
+    reach = scale if within is None else float(np.max(within.upper - within.lower, initial=0.0))
     if reach == 0.0:
         return 0.0
     direction = rng.standard_normal((count, n))
@@ -117,7 +142,9 @@ def _ascend(
         else:
             moved, turned = points, _turn(f, pullback, points, direction, width, rng)
         turned = turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-300)
-        a, b = _clip(moved - width * turned, box), _clip(moved + width * turned, box)
+        a, b = moved - width * turned, moved + width * turned
+        if within is not None:
+            a, b = within.nearest(a), within.nearest(b)
         ratio = _ratios(f, a, b)
         better = ratio >= value
         value = np.where(better, ratio, value)

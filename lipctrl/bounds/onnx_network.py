@@ -218,13 +218,36 @@ def _clip(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -
     if low == 0.0 and high is None:
         return b.activate(args[0], "relu")
     if low is not None and high is None:
-        return b.shift(b.activate(b.shift(args[0], -low), "relu"), low)
+        return _at_least(b, args[0], low)
     if high is not None and low is None:
-        below = b.activate(b.shift(b.scale(args[0], -1.0), high), "relu")
-        return b.shift(b.scale(below, -1.0), high)
+        return _at_most(b, args[0], high)
     if low is None or high is None or not low <= high:
         raise refusal
-    return b.activate(args[0], {"name": "clip", "lower": float(low), "upper": float(high)})
+    return b.clip(args[0], low, high)
+
+
+def _at_least(b: Builder, x: Expression, low: Any) -> Expression:
+    """Return max(x, a) = a + relu(x - a)."""
+    return b.shift(b.activate(b.shift(x, -low), "relu"), low)
+
+
+def _at_most(b: Builder, x: Expression, high: Any) -> Expression:
+    """Return min(x, b) = b - relu(b - x)."""
+    below = b.activate(b.shift(b.scale(x, -1.0), high), "relu")
+    return b.shift(b.scale(below, -1.0), high)
+
+
+def _extreme(limited: Callable[[Builder, Expression, Any], Expression]) -> Any:
+    """Return the rule of Max or Min of a value and a constant."""
+
+    def rule(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+        constants = [a for a in args if not isinstance(a, Expression)]
+        if len(args) != 2 or len(constants) != 1:
+            raise refusal
+        (x,) = (a for a in args if isinstance(a, Expression))
+        return limited(b, x, _flat(constants[0]))
+
+    return rule
 
 
 def _prelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
@@ -267,6 +290,8 @@ _ONNX: dict[str, Callable[[Builder, list[Any], dict[str, Any], Exception], Expre
     "LeakyRelu": _leaky,
     "Elu": _elu,
     "Clip": _clip,
+    "Max": _extreme(_at_least),
+    "Min": _extreme(_at_most),
     "PRelu": _prelu,
     "BatchNormalization": _batch_norm,
     "Gelu": _gelu,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lipctrl.bounds.graph import Builder, Expression, UnsupportedOperationError
-from lipctrl.bounds.torch_modules import kind_of
+from lipctrl.bounds.torch_modules import kind_of, numbers
 
 # Inputs become columns of dense matrices.
 _MOST_INPUTS = 4096
@@ -60,20 +60,30 @@ def composed(build: Builder, x: Expression, part: nn.Module) -> Expression | Non
     return None
 
 
-def one_sided_clamp(
+def clamped(
     build: Builder, x: Expression, target: Any, rest: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:
-    """Return max(x, a) as a + relu(x - a) or min(x, b) as b - relu(b - x), or None for any other clamp."""
+) -> Expression | None:
+    """Return x between ends that are numbers or constant tensors of one number a feature, or None for other ends.
+
+    With one end, max(x, a) is a + relu(x - a) and min(x, b) is b - relu(b - x).
+    """
     name = target if isinstance(target, str) else target.__name__
     ends = [*rest, None, None][:2]
     if name == "clamp_max":
         ends = [None, ends[0]]
-    low, high = kwargs.get("min", ends[0]), kwargs.get("max", ends[1])
-    if isinstance(low, int | float) and high is None:
-        return build.shift(build.activate(build.shift(x, -float(low)), "relu"), float(low))
-    if isinstance(high, int | float) and low is None:
-        below = build.shift(build.scale(x, -1.0), float(high))
-        return build.shift(build.scale(build.activate(below, "relu"), -1.0), float(high))
+    given = [kwargs.get(key, end) for key, end in zip(("min", "max"), ends, strict=True)]
+    if not all(v is None or isinstance(v, int | float | torch.Tensor) for v in given):
+        return None
+    low, high = (numbers(v) if isinstance(v, torch.Tensor) else v for v in given)
+    if any(np.shape(v) not in ((), (1,), (x.size,)) for v in (low, high)):
+        return None
+    if low is not None and high is not None:
+        return build.clip(x, low, high)
+    if low is not None:
+        return build.shift(build.activate(build.shift(x, -low), "relu"), low)
+    if high is not None:
+        below = build.shift(build.scale(x, -1.0), high)
+        return build.shift(build.scale(build.activate(below, "relu"), -1.0), high)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,13 @@ from lipctrl.bounds.torch_input import input_size
 def torch_map(
     module: nn.Module,
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
-    """Return (f, in_features, pullback): f in float64 on a copy in eval mode, pullback(x, u) = J(x)ᵀu."""
-    clone = copy.deepcopy(module).to(device="cpu", dtype=torch.float64).eval()
+    """Return (f, in_features, pullback): f in float64 on a copy in eval mode, pullback(x, u) = J(x)ᵀu.
+
+    A certified network is taken as it is folded in its own precision: that is the map its certificate speaks of.
+    """
+    exported = getattr(module, "export", None)
+    plain: Any = exported() if callable(exported) else module
+    clone = copy.deepcopy(plain).to(device="cpu", dtype=torch.float64).eval()
     for parameter in clone.parameters():
         parameter.requires_grad_(False)
 

@@ -16,8 +16,8 @@ from lipctrl.bounds.torch_composed import (
     CLAMPS,
     COMPOSED_CALLS,
     Batch,
+    clamped,
     composed,
-    one_sided_clamp,
     reshaped,
     sample_shape,
 )
@@ -233,7 +233,7 @@ class _Reader:
         spec = call_activation(target, rest, kwargs)
         if spec is not None:
             return self.builder.activate(x, spec)
-        return one_sided_clamp(self.builder, x, target, rest, options) if target in CLAMPS else None
+        return clamped(self.builder, x, target, rest, options) if target in CLAMPS else None
 
     def _sizes(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Return the shape of a value, whose first entry is the unknown batch, or one entry of it."""

@@ -188,9 +188,14 @@ class CertifiedModule(nn.Module):
 
 def positive(name: str, value: int) -> int:
     """Return `value` if it is a positive integer, else raise a ValueError that names it."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
+    try:
+        # Numbers of numpy count too; words that spell one do not.
+        whole = 0 if isinstance(value, bool | str) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        whole = 0
+    if whole < 1 or whole != value:
         raise ValueError(f"{name} is {value!r}; expected a positive integer")
-    return int(value)
+    return whole
 
 
 def in_series(depth: int, in_features: int, out_features: int) -> int:
@@ -202,7 +207,10 @@ def in_series(depth: int, in_features: int, out_features: int) -> int:
 
 def positive_gain(value: float, name: str = "lipschitz") -> float:
     """Return a requested gain if it is positive and finite, else raise a ValueError."""
-    gain = float(value)
+    try:
+        gain = 0.0 if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        gain = 0.0
     if not 0.0 < gain < float("inf"):
         raise ValueError(f"{name} is {value!r}; expected a positive finite number")
     return gain

@@ -265,3 +265,58 @@ def test_a_value_plus_a_part_of_itself_is_read_exactly():
 def test_integers_that_float64_would_round_are_refused():
     with pytest.raises(ValueError, match=r"2\*\*53"):
         lipctrl.certify([np.array([[2**53 + 1]])])
+
+
+class Limited(nn.Module):
+    """Commands within limits of their own, as exported policies are."""
+
+    def __init__(self, lower, upper) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
+
+    def forward(self, x):
+        return torch.clamp(self.inner(x), self.lower, self.upper)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
+        (torch.tensor([-0.3, -1.0, -0.3, 0.1]), torch.tensor([0.2, 1.0, 0.2, 0.3])),
+        (torch.tensor(-0.5), torch.tensor([0.5])),
+        (torch.tensor([-0.3, -1.0, -0.3, 0.1]), None),
+        (None, torch.tensor([-0.3, -1.0, -0.3, 0.1])),
+    ],
+)
+def test_clamps_between_tensors_are_read_as_they_run(lower, upper):
+    torch.manual_seed(0)
+    net = Limited(lower, upper)
+    cert = lipctrl.certify(net)
+    x = torch.randn(200, 3)
+    assert np.allclose(cert.evaluate(x.numpy()), net(x).detach().numpy(), atol=1e-6)
+    assert lipctrl.check(cert).ok
+    norm = np.linalg.norm(net.inner.weight.detach().double().numpy(), 2)
+    assert lipctrl.lipschitz_lower_bound(net) <= cert.gain < norm * 1.01
+
+
+def test_an_exported_policy_with_limits_is_certified_no_looser_than_built():
+    torch.manual_seed(0)
+    inner = lipctrl.LipschitzResNet(3, 2, width=8, depth=2)
+    policy = lipctrl.ResidualPolicy(np.ones((2, 3)), inner, action_limits=([-1.0, -2.0], [3.0, 0.5]))
+    cert = lipctrl.certify(policy.export())
+    x = 3.0 * torch.randn(100, 3)
+    assert np.allclose(cert.evaluate(x.numpy()), policy(x).detach().numpy(), atol=1e-5)
+    assert cert.gain <= policy.certificate().gain
+
+
+class Between(nn.Module):
+    def forward(self, x):
+        return torch.clamp(x, min=-x)
+
+
+def test_a_clamp_at_a_value_is_refused():
+    with pytest.raises(UnsupportedOperationError, match="clamp"):
+        lipctrl.certify(nn.Sequential(nn.Linear(2, 2), Between()))
+    with pytest.raises(ValueError, match="lower limit above"):
+        lipctrl.certify(Limited(torch.tensor(1.0), torch.tensor([0.0, 2.0, 2.0, 2.0])))

@@ -42,3 +42,25 @@ def test_what_the_ascent_cannot_read_is_named():
         lipctrl.lipschitz_lower_bound(3.0)
     with pytest.raises(ValueError, match="region"):
         lipctrl.lipschitz_lower_bound(nn.Linear(2, 2), region=(1.0, 0.0))
+
+
+def test_pairs_stay_in_a_ball_as_they_do_in_a_box():
+    """max(x₁ + x₂ - 1.2, 0): its slope lies beyond the ball of radius 0.8, in a corner of its enclosing box."""
+    net = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
+    nn.init.constant_(net[0].weight, 1.0)
+    nn.init.constant_(net[0].bias, -1.2)
+    assert lipctrl.lipschitz_lower_bound(net, region=(-0.8, 0.8)) > 1.3
+    assert lipctrl.lipschitz_lower_bound(net, region={"center": 0.0, "radius": 0.8}) == 0.0
+    assert lipctrl.lipschitz_lower_bound(net, region={"center": [0.5, 0.5], "radius": 0.5}) > 1.3
+    for wrong in ({"center": 0.0}, "everywhere", (1.0, 2.0, 3.0), {"center": 0.0, "radius": -1.0}):
+        with pytest.raises(ValueError, match="region"):
+            lipctrl.lipschitz_lower_bound(net, region=wrong)
+
+
+def test_a_certified_network_is_measured_as_it_is_folded():
+    """In float32 the folded weights, not a new fold in float64, are what the certificate bounds: exactly, if linear."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        net = lipctrl.LipschitzResNet(3, 2, lipschitz=1.0, width=16, depth=7, activation="identity")
+        gain = net.certificate().gain
+        assert gain * (1.0 - 1e-6) < lipctrl.lipschitz_lower_bound(net) <= gain

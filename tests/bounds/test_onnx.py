@@ -142,3 +142,17 @@ def test_defaults_are_the_single_precision_numbers_that_a_runtime_uses(tmp_path)
     cert = lipctrl.certify(save(tmp_path / "m.onnx", nodes, {}), property="inverse")
     assert cert.gain <= float(np.float32(0.01)) < 0.01
     assert cert.params["activations"][0]["slope"] == float(np.float32(0.01))
+
+
+def test_limits_as_max_and_min_are_read_as_onnxruntime_runs_them(tmp_path):
+    """torch exports a clamp between tensors so."""
+    nodes = [
+        helper.make_node("Max", ["x", "low"], ["a"]),
+        helper.make_node("Min", ["high", "a"], ["y"]),
+    ]
+    limits = {"low": [-0.3, -1.0, 0.1], "high": [0.5, 0.2, 0.4]}
+    assert_read_as_run(save(tmp_path / "limits.onnx", nodes, limits))
+    assert lipctrl.certify(tmp_path / "limits.onnx").gain <= 1.0 + 1e-6
+    nodes = [helper.make_node("Tanh", ["x"], ["t"]), helper.make_node("Max", ["x", "t"], ["y"])]
+    with pytest.raises(UnsupportedOperationError, match="Max"):
+        lipctrl.certify(save(tmp_path / "values.onnx", nodes, {}))

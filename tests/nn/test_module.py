@@ -287,3 +287,22 @@ def test_what_runs_otherwise_than_its_fold_has_no_certificate(kind, change):
     for claim in (net.certificate, net.export, lambda: lipctrl.certify(net)):
         with pytest.raises(ValueError, match="forward"):
             claim()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("width", "wide"),
+        ("depth", None),
+        ("depth", float("inf")),
+        ("inner_depth", 1.5),
+        ("lipschitz", None),
+        ("lipschitz", "big"),
+        ("activation", None),
+        ("activation", torch.nn.ReLU()),
+        ("activation", torch.relu),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named_with_what_was_expected(name, value):
+    with pytest.raises(ValueError, match=f"{name} .*(expected|known)"):
+        lipctrl.LipschitzResNet(2, 1, **{name: value})

@@ -39,17 +39,11 @@ def run_training(
     say: Callable[[str], None],
 ) -> None:
     """Design the policy, train it, and say what came out and where it is."""
-    from lipctrl.runs.design import design_policy, take_over
-    from lipctrl.runs.folder import load_run
     from lipctrl.runs.loop import ALGORITHMS, default_path, train
     from lipctrl.training.environments import find_task
 
     if resume and out is not None:
-        recorded = load_run(out).config
-        # What is not said is the run's; what is said is compared with it.
-        algorithm = recorded["algorithm"] if algorithm == "auto" else algorithm
-        seed = recorded["seed"] if seed is None else seed
-        options = options or dict(recorded["env_options"])
+        algorithm, seed, options = _recorded(out, algorithm, seed, options)
     seed = 0 if seed is None else seed
     task = find_task(env, options)
     # A run that goes on has its policy; one that is described again must be the same.
@@ -60,10 +54,8 @@ def run_training(
             "(--lipschitz, --policy, --parametrization, --width, --depth, --trade-off)"
         )
     made = None
-    if start is not None:
-        made = take_over(task, load_run(start))
-    elif described or not (resume and out is not None):
-        made = design_policy(task, seed=seed, trainable_lipschitz=trade_off is not None, **design)
+    if start is not None or described or not (resume and out is not None):
+        made = _designed(task, start, seed=seed, trainable_lipschitz=trade_off is not None, **design)
     if algorithm == "auto":
         algorithm = "apg" if made is not None and made.guarantee is not None else "ppo"
     if algorithm not in ALGORITHMS:
@@ -75,11 +67,10 @@ def run_training(
     say(f"{task.env_id}: {algorithm}, seed {seed}" + (f", trained on {task.twin}" if task.twin else ""))
     for reason in () if resume or made is None else made.reasons:
         say(f"  {reason}")
-    policy = None if made is None or (resume and not described) else made.policy
     with _saying_what_is_saved(path, say):
         run = train(
             env,
-            policy,
+            None if made is None or (resume and not described) else made.policy,
             algorithm,
             steps,
             seed,
@@ -93,6 +84,28 @@ def run_training(
         )
     say(str(run))
     say(f"next: lipctrl analyze {run.path}")
+
+
+def _recorded(
+    out: Path, algorithm: str, seed: int | None, options: dict[str, Any]
+) -> tuple[str, int, dict[str, Any]]:
+    """Return what a run to be resumed was begun with, where no flag says otherwise; training compares the flags."""
+    from lipctrl.runs.folder import load_run
+
+    config = load_run(out).config
+    return (
+        config["algorithm"] if algorithm == "auto" else algorithm,
+        config["seed"] if seed is None else seed,
+        options or dict(config["env_options"]),
+    )
+
+
+def _designed(task: Any, start: Path | None, **design: Any) -> Any:
+    """Return a new policy for a task, or that of the run at `start`, with the guarantee that goes with it."""
+    from lipctrl.runs.design import design_policy, take_over
+    from lipctrl.runs.folder import load_run
+
+    return design_policy(task, **design) if start is None else take_over(task, load_run(start))
 
 
 @contextmanager

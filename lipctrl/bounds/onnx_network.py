@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ _ONNX_PLAIN = {
     "Sin": "sin",
     "Atan": "arctan",
 }
+_PLAIN_CONSTANTS = ("value_float", "value_floats", "value_int", "value_ints")
+# Element types that a cast may name: the claim concerns the real-arithmetic map (TensorProto.FLOAT and DOUBLE).
+_REAL_TYPES = (1, 11)
 # Before it, normalisations and dropouts trained by default and broadcasting followed attributes.
 _OLDEST_OPSET = 7
 
@@ -44,6 +48,8 @@ def read_onnx(path: Path) -> Network:
         model = onnx.load(str(path))
     except (DecodeError, onnx.checker.ValidationError) as error:
         raise ValueError(f"{path} is not an ONNX model: {error}") from error
+    if any(function.domain in ("", "ai.onnx") for function in model.functions):
+        raise UnsupportedOperationError(f"{path} gives an operator of ONNX another meaning")
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if min(versions, default=_OLDEST_OPSET) < _OLDEST_OPSET:
         raise UnsupportedOperationError(
@@ -59,6 +65,8 @@ def read_onnx(path: Path) -> Network:
         attributes["rank"] = rank
         results = _onnx_node(builder, node, _operands(node, values), attributes)
         for name, result in zip(node.output, results, strict=False):
+            if name in values:
+                raise ValueError(f"{path} is not an ONNX model: {name!r} is computed twice")
             values[name] = result
     output = values.get(graph.output[0].name)
     if not isinstance(output, Expression):
@@ -97,9 +105,12 @@ def _onnx_node(builder: Builder, node: Any, args: list[Any], attributes: dict[st
     if kind == "Constant":
         from onnx import numpy_helper
 
-        if "value" not in attributes:
+        if "value" in attributes:
+            return [numpy_helper.to_array(attributes["value"])]
+        plain = [attributes[name] for name in _PLAIN_CONSTANTS if name in attributes]
+        if not plain:
             raise refusal
-        return [numpy_helper.to_array(attributes["value"])]
+        return [np.array(plain[0])]
     if not any(isinstance(a, Expression) for a in args):
         return [_onnx_constant(kind, args, attributes, refusal)]
     handler = _ONNX.get(kind)
@@ -107,7 +118,8 @@ def _onnx_node(builder: Builder, node: Any, args: list[Any], attributes: dict[st
         return [builder.activate(args[0], _ONNX_PLAIN[kind])]
     if handler is None or len(args) < _LEAST_INPUTS.get(kind, 1):
         raise refusal
-    return [handler(builder, args, attributes, refusal)]
+    found = handler(builder, args, attributes, refusal)
+    return found if isinstance(found, list) else [found]
 
 
 def _onnx_constant(kind: str, args: list[Any], attributes: dict[str, Any], refusal: Exception) -> Any:
@@ -120,7 +132,9 @@ def _onnx_constant(kind: str, args: list[Any], attributes: dict[str, Any], refus
 
 def _gemm(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
     x, weight = args[0], args[1]
-    if not isinstance(x, Expression) or not isinstance(weight, np.ndarray) or at.get("transA", 0):
+    if not isinstance(x, Expression) or not isinstance(weight, np.ndarray) or weight.ndim != 2:
+        raise refusal
+    if at["rank"] != 2 or at.get("transA", 0):
         raise refusal
     y = b.linear(x, weight if at.get("transB", 0) else weight.T)
     y = b.scale(y, at.get("alpha", 1.0))
@@ -213,6 +227,8 @@ def _elu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) ->
 def _clip(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
     if any(isinstance(a, Expression) for a in args[1:]):
         raise refusal
+    if any(np.size(a) != 1 for a in args[1:] if a is not None):
+        raise refusal
     ends = [None if a is None else float(_flat(a)[0]) for a in [*args[1:], None, None]]
     low, high = at.get("min", ends[0]), at.get("max", ends[1])
     if low == 0.0 and high is None:
@@ -258,11 +274,51 @@ def _prelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) 
 
 
 def _batch_norm(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
-    if at.get("training_mode", 0) or not all(isinstance(a, np.ndarray) for a in args[1:5]):
+    # Channels stand behind the batch: they are features for vectors only.
+    if at["rank"] != 2 or at.get("training_mode", 0) or not all(isinstance(a, np.ndarray) for a in args[1:5]):
         raise refusal
     weight, bias, mean, variance = (_flat(a) for a in args[1:5])
     factor = weight / np.sqrt(variance + float(at.get("epsilon", np.float32(1e-5))))
     return b.shift(b.scale(args[0], factor), bias - mean * factor)
+
+
+def _sum(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    total: Any = next(a for a in args if isinstance(a, Expression))
+    rest = list(args)
+    rest.pop(next(i for i, a in enumerate(args) if a is total))
+    for a in rest:
+        total = _add(b, [total, a], at, refusal)
+    return total
+
+
+def _cast(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    if at.get("to") not in _REAL_TYPES:
+        raise refusal
+    return args[0]
+
+
+def _slice(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
+    """Pick features; up to operator set 9 the ends are attributes."""
+    names = ("starts", "ends", "axes", "steps")
+    ends = [
+        at.get(name) if a is None else a for name, a in zip(names, [*args[1:], *[None] * 4], strict=False)
+    ]
+    if any(isinstance(e, Expression) for e in ends) or ends[0] is None or ends[1] is None:
+        raise refusal
+    starts, stops, axes, steps = ([] if e is None else np.asarray(e).ravel().tolist() for e in ends)
+    if (len(starts), len(stops)) != (1, 1) or axes not in ([-1], [at["rank"] - 1]):
+        raise refusal
+    return b.select(args[0], slice(starts[0], stops[0], *steps))
+
+
+def _split(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> list[Expression]:
+    sizes = args[1] if len(args) > 1 and args[1] is not None else at.get("split")
+    if at.get("axis", 0) not in (-1, at["rank"] - 1) or sizes is None or isinstance(sizes, Expression):
+        raise refusal
+    borders = np.cumsum([0, *np.asarray(sizes).ravel().tolist()])
+    if borders[-1] != args[0].size or (np.diff(borders) < 0).any():
+        raise refusal
+    return [b.select(args[0], slice(i, j)) for i, j in itertools.pairwise(borders)]
 
 
 def _gelu(b: Builder, args: list[Any], at: dict[str, Any], refusal: Exception) -> Expression:
@@ -275,7 +331,7 @@ _LEAST_INPUTS = {
     **dict.fromkeys(("Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "PRelu"), 2),
     "BatchNormalization": 5,
 }
-_ONNX: dict[str, Callable[[Builder, list[Any], dict[str, Any], Exception], Expression]] = {
+_ONNX: dict[str, Callable[[Builder, list[Any], dict[str, Any], Exception], Any]] = {
     "Identity": _identity,
     "Dropout": _dropout,
     "Flatten": _flatten,
@@ -287,6 +343,10 @@ _ONNX: dict[str, Callable[[Builder, list[Any], dict[str, Any], Exception], Expre
     "Div": _div,
     "Neg": lambda b, args, at, refusal: b.scale(args[0], -1.0),
     "Concat": _concatenation,
+    "Sum": _sum,
+    "Cast": _cast,
+    "Slice": _slice,
+    "Split": _split,
     "LeakyRelu": _leaky,
     "Elu": _elu,
     "Clip": _clip,

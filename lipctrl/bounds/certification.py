@@ -13,6 +13,7 @@ from lipctrl.bounds.files import read_layers, read_safetensors
 from lipctrl.bounds.graph import Network
 from lipctrl.bounds.methods import certify_network
 from lipctrl.bounds.onnx_network import read_onnx
+from lipctrl.bounds.ours import is_ours, plain
 from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.checker import check
 from lipctrl.positivity import NotProvedError
@@ -133,16 +134,11 @@ def _own_certificate(value: Any) -> Certificate | None:
         found = maker()
     if not isinstance(found, Certificate):
         return None
-    if not _is_ours(maker):
+    if not is_ours(maker):
         report = check(found)
         if not report.ok:
             raise NotProvedError(f"the certificate does not check: {'; '.join(report.failures)}")
     return found
-
-
-def _is_ours(method: Any) -> bool:
-    """Tell whether a method was written by lipctrl: another package may mean something else by its name."""
-    return str(getattr(method, "__module__", "")).startswith("lipctrl.")
 
 
 def read_network(source: Any, activation: Any = None, input_shape: Any = None) -> Network:
@@ -174,9 +170,7 @@ def read_network(source: Any, activation: Any = None, input_shape: Any = None) -
     if hasattr(source, "state_dict") and hasattr(source, "modules"):
         from lipctrl.bounds.torch_network import read_torch
 
-        exported = getattr(source, "export", None)
-        module: Any = exported() if callable(exported) and _is_ours(exported) else source
-        return read_torch(module, input_shape)
+        return read_torch(plain(source), input_shape)
     raise TypeError(
         f"certify takes a torch module, a list of (W, b), an .onnx or .safetensors path, got {type(source).__name__}"
     )

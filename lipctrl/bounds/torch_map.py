@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from lipctrl.bounds.ours import plain
 from lipctrl.bounds.torch_input import input_size
 
 
@@ -20,9 +20,7 @@ def torch_map(
 
     A certified network is taken as it is folded in its own precision: that is the map its certificate speaks of.
     """
-    exported = getattr(module, "export", None)
-    plain: Any = exported() if callable(exported) else module
-    clone = copy.deepcopy(plain).to(device="cpu", dtype=torch.float64).eval()
+    clone = copy.deepcopy(plain(module)).to(device="cpu", dtype=torch.float64).eval()
     for parameter in clone.parameters():
         parameter.requires_grad_(False)
 

@@ -160,6 +160,7 @@ def test_methods_of_others_that_bear_our_names_are_not_ours():
 
     net = Shipped(4, 3)
     assert lipctrl.certify(net).gain >= lipctrl.certify([5.0 * net.weight.detach().numpy()]).gain * (1 - 1e-9)
+    assert lipctrl.lipschitz_lower_bound(net) > 0.99 * lipctrl.certify(net).gain
     proved = lipctrl.certify([np.eye(2)])
     forged = dataclasses.replace(proved, gain=0.5, digest="")
     assert lipctrl.certify(proved) is proved

@@ -30,6 +30,7 @@ _PUBLIC = {
     "UnsupportedOperationError": "lipctrl.bounds",
     # closed loop (numpy, scipy, control)
     "IncrementalBall": "lipctrl.analysis",
+    "ScaledBall": "lipctrl.analysis",
     "analyze": "lipctrl.analysis",
     "circle_criterion": "lipctrl.analysis",
     "disk_margin": "lipctrl.analysis",

@@ -1,4 +1,4 @@
-"""Control policies: observation scale, certified network, action limits, all inside one certificate."""
+"""Control policies: scales around a certified network, action limits, all inside one certificate."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ __all__ = ["LipschitzPolicy", "ResidualPolicy", "policy_from_spec"]
 Limits = tuple[Any, Any] | float | Any
 
 
-def _scale(value: Any, features: int) -> Tensor | None:
+def _scale(value: Any, features: int, name: str) -> Tensor | None:
     if value is None:
         return None
     given = np.asarray(value, dtype=np.float64)
     if given.shape not in ((), (1,), (features,)):
-        raise ValueError(f"observation_scale has shape {given.shape}; expected one number, or {features}")
+        raise ValueError(f"{name} has shape {given.shape}; expected one number, or {features}")
     scale = torch.as_tensor(given).expand(features).clone()
     if not (torch.isfinite(scale).all() and (scale > 0.0).all()):
-        raise ValueError(f"observation_scale is {value!r}; expected positive finite numbers, y / scale")
+        use = "y / scale" if name == "observation_scale" else "scale ∘ f"
+        raise ValueError(f"{name} is {value!r}; expected positive finite numbers, {use}")
     return scale
 
 
@@ -51,15 +52,20 @@ def _limits(value: Limits | None, features: int) -> tuple[Tensor, Tensor] | None
 
 
 class _Policy(CertifiedModule):
-    """What both policies share: y / scale before the network, the clip after it."""
+    """What both policies share: y / scale before the network, a scale of its outputs and the clip after it."""
 
     network: CertifiedModule
     observation_scale: Tensor | None
+    action_scale: Tensor | None
     lower: Tensor | None
     upper: Tensor | None
 
     def __init__(
-        self, network: CertifiedModule, observation_scale: Any, action_limits: Limits | None
+        self,
+        network: CertifiedModule,
+        observation_scale: Any,
+        action_limits: Limits | None,
+        action_scale: Any,
     ) -> None:
         if not isinstance(network, CertifiedModule):
             raise TypeError(
@@ -68,9 +74,13 @@ class _Policy(CertifiedModule):
         super().__init__(network.in_features, network.out_features)
         self.network = network
         dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
-        scale = _scale(observation_scale, self.in_features)
         limits = _limits(action_limits, self.out_features)
-        self.register_buffer("observation_scale", None if scale is None else scale.to(dtype))
+        for name, value, features in (
+            ("observation_scale", observation_scale, self.in_features),
+            ("action_scale", action_scale, self.out_features),
+        ):
+            scale = _scale(value, features, name)
+            self.register_buffer(name, None if scale is None else scale.to(dtype))
         self.register_buffer("lower", None if limits is None else limits[0].to(dtype))
         self.register_buffer("upper", None if limits is None else limits[1].to(dtype))
 
@@ -80,8 +90,8 @@ class _Policy(CertifiedModule):
         return None if self.lower is None or self.upper is None else (self.lower, self.upper)
 
     def _residual(self) -> Explicit:
-        network = self.network.explicit()
-        return network if self.observation_scale is None else _Scaled(1.0 / self.observation_scale, network)
+        inner, s, a = self.network.explicit(), self.observation_scale, self.action_scale
+        return inner if s is None and a is None else _Scaled(inner, None if s is None else 1.0 / s, a)
 
     def _clipped(self, inner: Explicit) -> Explicit:
         limits = self.action_limits
@@ -92,23 +102,26 @@ class _Policy(CertifiedModule):
             raise TypeError(
                 f"a {type(self.network).__name__} has no spec; use a LipschitzResNet, squashed or not"
             )
-        scale, limits = self.observation_scale, self.action_limits
+        limits = self.action_limits
+        scales = {"observation_scale": self.observation_scale, "action_scale": self.action_scale}
         return {
             "policy": type(self).__name__,
             "network": self.network.spec(),
-            "observation_scale": None if scale is None else scale.tolist(),
+            **{name: None if scale is None else scale.tolist() for name, scale in scales.items()},
             "action_limits": None if limits is None else [b.tolist() for b in limits],
         }
 
 
 class LipschitzPolicy(_Policy):
-    """u = clip(f(y / observation_scale)): an l2 gain of at most L / min(observation_scale).
+    """u = clip(a ∘ f(y / s)) with the scales s, a: an l2 gain of at most L max(a) / min(s).
 
     Parameters
     ----------
     network : a certified network f.
-    observation_scale : None, or positive (p,) numbers in the units of the observation; they count in the gain.
+    observation_scale : s: None (1), or positive (p,) numbers in the units of the observation. They count in the gain,
+        and the analysis uses them channel by channel (`lipctrl.ScaledBall`; powers of two round nothing).
     action_limits : None, (lower, upper), or one (m,) array of symmetric limits, in the units of the action.
+    action_scale : a: None (1), or positive (m,) numbers in the units of the action, where these differ.
 
     Examples
     --------
@@ -119,9 +132,14 @@ class LipschitzPolicy(_Policy):
     """
 
     def __init__(
-        self, network: CertifiedModule, observation_scale: Any = None, action_limits: Limits | None = None
+        self,
+        network: CertifiedModule,
+        observation_scale: Any = None,
+        action_limits: Limits | None = None,
+        *,
+        action_scale: Any = None,
     ) -> None:
-        super().__init__(network, observation_scale, action_limits)
+        super().__init__(network, observation_scale, action_limits, action_scale)
 
     def fold(self) -> Explicit:
         return self._clipped(self._residual())
@@ -132,7 +150,7 @@ class LipschitzPolicy(_Policy):
 
 
 class ResidualPolicy(_Policy):
-    """u = clip(-K y + f(y / observation_scale)): in the incremental ball around -K where the clip is inactive.
+    """u = clip(-K y + a ∘ f(y / s)) with the scales s, a: in the ball around -K where the clip is inactive.
 
     Sign: actions are u = π(y), the policy carries the minus of its own gain. `certificate().center` is -K and
     `.radius` the gain of the residual in the units of action over observation.
@@ -140,7 +158,7 @@ class ResidualPolicy(_Policy):
     Parameters
     ----------
     gain : K, shape (m, p), action units over observation units.
-    network, observation_scale, action_limits : as in `LipschitzPolicy`.
+    network, observation_scale, action_limits, action_scale : as in `LipschitzPolicy`.
 
     Examples
     --------
@@ -159,8 +177,10 @@ class ResidualPolicy(_Policy):
         network: CertifiedModule,
         observation_scale: Any = None,
         action_limits: Limits | None = None,
+        *,
+        action_scale: Any = None,
     ) -> None:
-        super().__init__(network, observation_scale, action_limits)
+        super().__init__(network, observation_scale, action_limits, action_scale)
         matrix = torch.as_tensor(np.atleast_2d(np.asarray(gain, dtype=np.float64)))
         if matrix.shape != (self.out_features, self.in_features):
             raise ValueError(
@@ -202,6 +222,7 @@ def policy_from_spec(spec: Mapping[str, Any]) -> LipschitzPolicy | ResidualPolic
     limits = fields.pop("action_limits", None)
     common: dict[str, Any] = {
         "observation_scale": fields.pop("observation_scale", None),
+        "action_scale": fields.pop("action_scale", None),
         "action_limits": None if limits is None else tuple(limits),
     }
     if kind == "ResidualPolicy" and set(fields) == {"gain"}:
@@ -214,22 +235,26 @@ def policy_from_spec(spec: Mapping[str, Any]) -> LipschitzPolicy | ResidualPolic
 
 
 class _Scaled(Explicit):
-    """f(factor ∘ y)."""
+    """after ∘ f(before ∘ y), either factor None where it is 1."""
 
-    def __init__(self, factor: Tensor, inner: Explicit) -> None:
-        self.factor, self.inner = factor, inner
+    def __init__(self, inner: Explicit, before: Tensor | None, after: Tensor | None) -> None:
+        self.inner, self.before, self.after = inner, before, after
 
     def run(self, x: Tensor) -> Tensor:
-        return self.inner.run(x * self.factor)
+        out = self.inner.run(x if self.before is None else x * self.before)
+        return out if self.after is None else out * self.after
 
     def certificate(self) -> Certificate:
-        return rules.series(rules.scaling(numbers(self.factor)), self.inner.certificate())
+        first, last = ([] if f is None else [rules.scaling(numbers(f))] for f in (self.before, self.after))
+        return rules.series(*first, self.inner.certificate(), *last)
 
     def export(self) -> nn.Module:
-        return nn.Sequential(_Multiply(self.factor), self.inner.export())
+        first, last = ([] if f is None else [_Multiply(f)] for f in (self.before, self.after))
+        return nn.Sequential(*first, self.inner.export(), *last)
 
     def shifted(self, offset: Tensor) -> Explicit:
-        return _Scaled(self.factor, self.inner.shifted(offset))
+        inner = self.inner.shifted(offset if self.after is None else offset / self.after)
+        return _Scaled(inner, self.before, self.after)
 
 
 class _Centered(Explicit):

@@ -4,7 +4,7 @@ Names are loaded on first use, so that a check of one criterion does not pay for
 files; in each group what users call comes first, and what it is made of after the semicolon:
 
 - one call: closed_loop; report, verdict, units
-- what is analysed: plant, ball, linearize; canonical, interconnection, loop, policy_graph, lure_loop
+- what is analysed: plant, ball, scales, linearize; canonical, interconnection, loop, policy_graph, lure_loop
 - H∞ norms: hinf; cover, modal, delay_chains, discs, spectrum
 - quadratic forms over all frequencies, which most proofs of LTI loops use: popov, popov_minimum, popov_levels;
   popov_pencil, kyp, sweep
@@ -34,7 +34,10 @@ from typing import Any
 # name -> module of this package that defines it
 _PUBLIC = {
     "IncrementalBall": "ball",
+    "ScaledBall": "ball",
     "as_ball": "ball",
+    "in_own_units": "ball",
+    "own_ball": "ball",
     "analyze": "closed_loop",
     "CriterionResult": "circle",
     "circle_criterion": "circle",

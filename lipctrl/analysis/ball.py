@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.plant import Realization, as_realization
+from lipctrl.analysis.scales import Scales, nearest_powers
 from lipctrl.certificate import Certificate
 from lipctrl.checker import check
+from lipctrl.rules.base import exact, round_up
 
 # Entries of a centre gain up to which it is printed in numbers.
 _SHOWN_GAINS = 12
@@ -94,12 +99,106 @@ class IncrementalBall:
         return f"‖π(y)-π(y')‖ ≤ {self.radius:.6g}·‖y-y'‖ ({self.observations} → {self.actions})"
 
 
+@dataclass(frozen=True)
+class ScaledBall:
+    """All maps π with ‖(π(y) - π(y') - K₀(y - y')) / a‖₂ ≤ ρ‖(y - y') / s‖₂ for all y, y'; sign: u = π(y).
+
+    One radius for signals in different units: s and a are the sizes of observations and actions. A policy
+    u = K₀ y + a ∘ f(y / s) with Lip f ≤ ρ lies in it; the plain ball around it has the radius ρ max(a) / min(s).
+
+    Parameters
+    ----------
+    center : K₀, (actions, observations), in raw units: a policy u = -K y + φ(y) has K₀ = -K.
+    radius : ρ ≥ 0, an incremental ℓ₂ gain between scaled signals.
+    observation_scale, action_scale : positive sizes, one for each channel or one for all, or None: 1. Powers of two
+        lose nothing; other sizes are rounded to powers of two, the radius upwards with them (up to a factor of 2).
+    scope, limits, policy, region : as in `IncrementalBall`, in raw units.
+
+    Raises
+    ------
+    ValueError
+        For sizes that are not positive and finite or do not fit, and what `IncrementalBall` refuses.
+
+    Examples
+    --------
+    >>> ball = ScaledBall([[-3.0, -40.0]], 1.0, observation_scale=[2.0, 0.125])
+    >>> ball.raw().radius, ball.scaled_units().center.tolist()
+    (8.0, [[-6.0, -5.0]])
+    """
+
+    center: np.ndarray
+    radius: float
+    observation_scale: Any = None
+    action_scale: Any = None
+    scope: tuple[str, ...] = ()
+    limits: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
+    policy: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    region: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
+    scales: Scales = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        plain = IncrementalBall(self.center, self.radius, self.scope)
+        s, wider = nearest_powers(
+            1.0 if self.observation_scale is None else self.observation_scale,
+            plain.observations,
+            "observation_scale",
+        )
+        a, narrower = nearest_powers(
+            1.0 if self.action_scale is None else self.action_scale, plain.actions, "action_scale"
+        )
+        for name, value in {
+            "center": plain.center,
+            "radius": round_up(exact(plain.radius) * max(wider) / min(narrower)),
+            "observation_scale": s,
+            "action_scale": a,
+            "scope": plain.scope,
+            "scales": Scales(s, a),
+        }.items():
+            object.__setattr__(self, name, value)
+
+    def raw(self) -> IncrementalBall:
+        """Return the smallest plain ball around this one: radius ρ max(a) / min(s)."""
+        wider = float(self.scales.action.max()) / float(self.scales.observation.min())
+        radius = self.radius * wider
+        if not math.isfinite(radius) or radius / wider != self.radius:
+            raise ValueError(
+                f"the radius {self.radius:g} over- or underflows in raw units, a factor of {wider:g}"
+            )
+        return IncrementalBall(
+            self.center, radius, self.scope, limits=self.limits, policy=self.policy, region=self.region
+        )
+
+    def scaled_units(self) -> IncrementalBall:
+        """Return the ball of v = u / a as a function of η = y / s: the same policies, in units of their scales."""
+        s, a = self.scales.observation, self.scales.action
+        center = self.scales.gain(self.center)
+        raw, limits, region = self.policy, self.limits, self.region
+        return IncrementalBall(
+            center,
+            self.radius,
+            self.scope,
+            limits=None if limits is None else (limits[0] / a, limits[1] / a),
+            policy=None if raw is None else lambda eta: raw(eta * s) / a,
+            # A clip moves every channel by itself, so it does not expand in any scale.
+            gain=math.nextafter(MidRad(center).norm_bound() + self.radius, math.inf),
+            region=None if region is None else (region[0] / s, region[1] / s),
+        )
+
+    def __str__(self) -> str:
+        return str(self.raw()) if self.scales.trivial else f"{self.scaled_units()}, of {self.scales}"
+
+
+# What states a ball and has no neurons of its own.
+Ball = IncrementalBall | ScaledBall
+
+
 def as_ball(policy: Any) -> IncrementalBall:
     """Return the incremental ball that a policy is known to lie in; a certificate is checked before it is believed.
 
     Parameters
     ----------
-    policy : `IncrementalBall`, `Certificate`, or an object with `.certificate()`.
+    policy : `IncrementalBall`, `ScaledBall` (then the plain ball around it), `Certificate`, or an object with
+        `.certificate()`.
 
     Raises
     ------
@@ -116,6 +215,77 @@ def as_ball(policy: Any) -> IncrementalBall:
     """
     if isinstance(policy, IncrementalBall):
         return policy
+    if isinstance(policy, ScaledBall):
+        return policy.raw()
+    return _ball_of(_certificate_of(policy))
+
+
+def in_own_units(system: Realization, policy: Any) -> tuple[Realization, IncrementalBall, Scales]:
+    """Return a plant and the ball of a policy in the units in which the policy's certificate bounds it, and these.
+
+    A policy that divides its observations by sizes (or multiplies its actions) is bounded best between scaled signals:
+    that ball lies inside the plain one of `as_ball`. Everything else keeps its units.
+    """
+    ball = own_ball(policy)
+    # What does not fit is refused by the loop, in words.
+    if isinstance(ball, ScaledBall) and (len(ball.scales.action), len(ball.scales.observation)) == (
+        system.inputs,
+        system.outputs,
+    ):
+        return ball.scales.plant(system), ball.scaled_units(), ball.scales
+    plain = as_ball(ball)
+    return system, plain, Scales.none(plain.observations, plain.actions)
+
+
+def own_ball(policy: Any) -> Ball:
+    """Return the tightest ball that a policy states of itself: a `ScaledBall` where its signals have scales.
+
+    Parameters and errors are those of `as_ball`.
+
+    Examples
+    --------
+    >>> from lipctrl import rules
+    >>> f = rules.series(rules.scaling([1.0, 8.0]), rules.linear([[0.5, 0.5]]))      # of y1 and 8 y2
+    >>> own_ball(f).observation_scale.tolist(), round(own_ball(f).radius, 3), round(as_ball(f).radius, 3)
+    ([1.0, 0.125], 0.707, 5.657)
+    """
+    if isinstance(policy, Ball):
+        return policy
+    certificate = _certificate_of(policy)
+    return _ball_in_scales(certificate, _ball_of(certificate))
+
+
+def _ball_in_scales(certificate: Certificate, plain: IncrementalBall) -> Ball:
+    """Return the ball of a checked certificate K₀ y + a ∘ f(y / s), clipped or not, in its scales; else `plain`."""
+    node = certificate.parts[0] if certificate.rule == "projection" else certificate
+    if node.rule == "centered":
+        node = node.parts[1]
+    if node.rule != "series" or certificate.region is not None:
+        return plain
+    parts, sizes, gain = list(node.parts), [], Fraction(1)
+    for end in (0, -1):
+        factors = np.ones(plain.observations if end == 0 else plain.actions)
+        if parts and parts[end].rule == "scaling":
+            factors = np.abs(parts.pop(end).weights["scale"])
+        if not ((factors > 2.0**-200) & (factors < 2.0**200)).all():
+            return plain  # A channel that is switched off has no size, and extreme sizes might round.
+        # y / s for observations, a ∘ v for actions: powers of two near 1 / factor, and near the factor.
+        powers, ratios = nearest_powers(factors, len(factors), "scale")
+        sizes.append(1.0 / powers if end == 0 else powers)
+        gain /= min(ratios)
+    for part in parts:
+        gain *= exact(part.gain)
+    s, a = sizes
+    alike = (s == s[0]).all() and (a == a[0]).all()
+    entries = np.abs(plain.center[plain.center != 0.0])
+    if alike or not ((entries > 2.0**-600) & (entries < 2.0**600)).all():
+        return plain
+    return ScaledBall(
+        plain.center, round_up(gain), s, a, plain.scope, limits=plain.limits, policy=plain.policy
+    )
+
+
+def _certificate_of(policy: Any) -> Certificate:
     certificate = policy
     if not isinstance(policy, Certificate):
         produce = getattr(policy, "certificate", None)
@@ -131,7 +301,7 @@ def as_ball(policy: Any) -> IncrementalBall:
                 f".certificate() of {type(policy).__name__} returned a {type(certificate).__name__}; "
                 "expected a lipctrl Certificate"
             )
-    return _ball_of(certificate)
+    return certificate
 
 
 def _ball_of(certificate: Certificate) -> IncrementalBall:
@@ -193,12 +363,12 @@ LOCAL = (
 )
 
 
-def global_ball(policy: Any) -> IncrementalBall:
-    """Return the ball of a policy for a claim about every trajectory: ValueError where its bound needs a box."""
-    ball = as_ball(policy)
-    if ball.region is not None:
+def global_ball(plant: Any, policy: Any) -> tuple[Realization, IncrementalBall, Scales]:
+    """Return `in_own_units` for a claim about every trajectory: ValueError where the policy's bound needs a box."""
+    found = in_own_units(as_realization(plant), policy)
+    if found[1].region is not None:
         raise ValueError(LOCAL)
-    return ball
+    return found
 
 
 def with_scope(text: str, scope: tuple[str, ...]) -> str:

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import Ball, IncrementalBall, in_own_units, own_ball
 from lipctrl.analysis.loop import BallTest, NominalLoop, judge, judge_ball, nominal_loop
 from lipctrl.analysis.margins import incremental_gain_margin
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.report import StabilityReport, TestResult
+from lipctrl.analysis.scales import Scales
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.certificate import Certificate
 
@@ -73,37 +74,39 @@ def analyze(
         raise ValueError(f"structured is {structured!r}; expected True, False or 'auto'")
     if margins not in (True, False, "all"):
         raise ValueError(f"margins is {margins!r}; expected True, False or 'all'")
-    system, described, scope = _read_plant(plant)
-    ball = as_ball(policy)
+    raw, described, scope = _read_plant(plant)
+    stated = own_ball(policy)
+    system, ball, scales = in_own_units(raw, stated)
     loop = nominal_loop(system, ball.center)
     ball_test = judge_ball(loop, ball)
     tests = [_ball_result(ball, ball_test), *_small_gain(system, ball)]
-    described_policy = str(ball)
-    moved = _moved(structured, system, policy, ball_test)
+    described_policy = str(stated)
+    moved = _moved(structured, raw, policy, ball_test)
     if moved is not None:
-        ball, ball_test = moved
-        loop = ball_test.loop
+        stated, ball_test = moved
+        loop, ball, scales = ball_test.loop, stated, Scales.none(stated.observations, stated.actions)
         tests.append(
             replace(_ball_result(ball, ball_test), name="incremental ball around the best centre found")
         )
         described_policy = f"{ball} (K₀ and the radius were found from the policy's neurons)"
     by_neurons = None
-    if _wants_structured(structured, policy, ball_test, system):
-        by_neurons = _structured(system, policy)
+    if _wants_structured(structured, policy, ball_test, raw):
+        by_neurons = _structured(raw, policy)
         tests.append(by_neurons)
     chosen = _decisive(tests)
     certified = ball_test.verdict is Verdict.CERTIFIED
     norm = ball_test.norm
     found: dict[str, Any] = {}
     if margins:
-        found = _margins(ball, ball_test, every=margins == "all")
-        found["extras"] = {**_classical(loop, ball), **_by_neurons(system, policy, by_neurons, certified)}
+        found = _margins(raw, stated, ball_test, every=margins == "all")
+        found["extras"] = {**_classical(loop, ball), **_by_neurons(raw, policy, by_neurons, certified)}
     return StabilityReport(
         verdict=chosen.verdict,
         scope=(*scope, *chosen.scope),
         plant=described,
         policy=described_policy,
         ball=ball,
+        scales=scales,
         loop=loop,
         hinf=norm,
         tests=tuple(tests),
@@ -112,9 +115,8 @@ def analyze(
     )
 
 
-def _margins(ball: IncrementalBall, test: BallTest, *, every: bool) -> dict[str, Any]:
+def _margins(system: Realization, ball: Ball, test: BallTest, *, every: bool) -> dict[str, Any]:
     """Return the gain margins, and the phase margin of a small loop; with `every` all margins of the ball."""
-    system = test.loop.plant
     found: dict[str, Any] = {}
     if test.verdict is Verdict.CERTIFIED:
         found["incremental_gain_margin"] = incremental_gain_margin(system, ball)
@@ -199,7 +201,7 @@ def _wants_structured(structured: bool | str, policy: Any, test: BallTest, syste
 def _undecided(policy: Any, test: BallTest) -> bool:
     """Whether the ball left open what the policy's own neurons may decide: a centre may be wrong, or not stated."""
     open_ended = test.verdict in (Verdict.INCONCLUSIVE, Verdict.NOMINALLY_UNSTABLE)
-    return open_ended and not isinstance(policy, IncrementalBall)
+    return open_ended and not isinstance(policy, Ball)
 
 
 def _neurons(policy: Any) -> int:

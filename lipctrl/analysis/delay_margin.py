@@ -133,10 +133,15 @@ def incremental_delay_margin(sys: Any, policy: Any, *, channels: bool = False) -
     >>> print(f"{margin.delay:.5f} {margin.falsified:.5f} s at {margin.frequency:.3f} rad/s")
     0.38845 0.38845 s at 3.042 rad/s
     """
-    ball = global_ball(policy)
-    loop = certified_loop(sys, ball, "zero delay")
+    system, ball, scales = global_ball(sys, policy)
+    loop = certified_loop(system, ball, "zero delay")
     margin = _margin(loop, ball, np.eye(ball.actions), falsify=True)
-    margin = replace(margin, scope=ball.scope, counts_samples=loop.plant.counts_samples)
+    margin = replace(
+        margin,
+        destabilization=scales.raw_destabilization(margin.destabilization),
+        scope=ball.scope,
+        counts_samples=loop.plant.counts_samples,
+    )
     if not channels:
         return margin
     each = [_margin(loop, ball, np.diag(row), falsify=False).delay for row in np.eye(ball.actions)]

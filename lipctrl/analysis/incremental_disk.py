@@ -38,7 +38,7 @@ class IncrementalDiskMargin(DiskEnds):
     ----------
     alpha, alpha_varying, falsified_varying, gain_margin, phase_margin, frequency : as in `DiskEnds`.
     falsified : the other end of `alpha`.
-    scaling : the constants d_i of the proof of `alpha_varying`, relative to the ball's.
+    scaling : the constants d_i of the proof of `alpha_varying`, relative to the ball's, in the policy's own scales.
     destabilization : what is seen at `falsified`.
     channels : the certified `alpha` of one channel perturbed alone, where there are several.
     scope : sentences that say where the claim holds if not everywhere.
@@ -110,8 +110,8 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
     0.3576
     """
     skew = finite_skew(skew)
-    ball = global_ball(policy)
-    loop = certified_loop(sys, ball, "α = 0")
+    system, ball, scales = global_ball(sys, policy)
+    loop = certified_loop(system, ball, "α = 0")
     every = tuple(range(ball.actions))
     problem = disk_problem(loop, ball, every, skew)
     varying, omega, scaling = problem.constant(_first_points(loop))
@@ -133,8 +133,8 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
         phase_margin=phase_of_disk(found.alpha, skew),
         frequency=found.frequency,
         scaling=scaling,
-        destabilization=fixed,
-        varying=moving,
+        destabilization=scales.raw_destabilization(fixed),
+        varying=scales.raw_destabilization(moving, np.concatenate([scales.action, scales.observation])),
         scope=ball.scope,
         counts_samples=loop.plant.counts_samples,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import LOCAL, IncrementalBall, as_ball, with_scope
+from lipctrl.analysis.ball import LOCAL, IncrementalBall, in_own_units, with_scope
 from lipctrl.analysis.hinf import HinfNorm, bounded_norm
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
@@ -166,8 +166,8 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
     >>> ball_test(control.tf([1], [1, -1]), IncrementalBall([[-3.0]], 1.5)).verdict.value
     'certified'
     """
-    ball = as_ball(policy)
-    return judge_ball(nominal_loop(plant, ball.center), ball)
+    system, ball, _ = in_own_units(as_realization(plant), policy)
+    return judge_ball(nominal_loop(system, ball.center), ball)
 
 
 def judge_ball(loop: NominalLoop, ball: IncrementalBall) -> BallTest:

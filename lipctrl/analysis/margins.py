@@ -20,7 +20,8 @@ from lipctrl.analysis.falsify_linear import (
 )
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
-from lipctrl.analysis.plant import Realization
+from lipctrl.analysis.plant import Realization, as_realization
+from lipctrl.analysis.scales import Scales
 from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
@@ -141,8 +142,8 @@ def incremental_gain_margin(
     """
     if form not in ("policy", "residual"):
         raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
-    ball = global_ball(policy)
-    loop = nominal_loop(sys, ball.center)
+    system, ball, scales = global_ball(sys, policy)
+    loop = nominal_loop(system, ball.center)
     test = judge(loop, ball.radius)
     if form == "residual":
         if loop.system is None or not math.isfinite(test.norm.value):
@@ -156,11 +157,25 @@ def incremental_gain_margin(
                 "policy's radius smaller or choose another centre gain"
             )
         ends = _policy_ends(loop, ball, np.eye(ball.actions))
-    margin = _with_falsifiers(loop, ball, form, ends)
+    margin = _raw(_with_falsifiers(loop, ball, form, ends), as_realization(sys), scales)
     if not channels or form == "residual":
         return margin
     each = [_policy_ends(loop, ball, np.diag(row)) for row in np.eye(ball.actions)]
     return replace(margin, channels=tuple((ends.lower, ends.upper) for ends in each))
+
+
+def _raw(margin: GainMargin, plant: Realization, scales: Scales) -> GainMargin:
+    """Return a margin found in a policy's own units with all its matrices in raw units."""
+    if scales.trivial or margin.center is None:
+        return margin
+    low, high = (None if matrix is None else scales.raw_gain(matrix) for matrix in margin.perturbations)
+    return replace(
+        margin,
+        perturbations=(low, high),
+        falsifiers=tuple(replace(f, policy=scales.raw_policy(f.policy)) for f in margin.falsifiers),
+        plant=plant,
+        center=scales.raw_gain(margin.center),
+    )
 
 
 @dataclass(frozen=True)

@@ -138,12 +138,18 @@ def incremental_phase_margin(
     """
     if form not in ("policy", "residual"):
         raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
-    ball = global_ball(policy)
-    loop = certified_loop(sys, ball, "θ = 0")
+    system, ball, scales = global_ball(sys, policy)
+    loop = certified_loop(system, ball, "θ = 0")
     if form == "residual":
         return PhaseMargin(math.pi, math.nan, math.nan, None, None, form, scope=ball.scope)
     margin = _with_falsifier(loop, ball, np.eye(ball.actions))
-    margin = replace(margin, scope=ball.scope, counts_samples=loop.plant.counts_samples)
+    margin = replace(
+        margin,
+        perturbation=None if margin.perturbation is None else scales.raw_gain(margin.perturbation),
+        destabilization=scales.raw_destabilization(margin.destabilization),
+        scope=ball.scope,
+        counts_samples=loop.plant.counts_samples,
+    )
     if not channels:
         return margin
     each = tuple(certified_angle(loop, ball, np.diag(row))[0] for row in np.eye(ball.actions))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.activations import Activation, activation
-from lipctrl.analysis.ball import LOCAL, IncrementalBall, as_ball
+from lipctrl.analysis.ball import LOCAL, Ball, ScaledBall, as_ball
 from lipctrl.arithmetic import Enclosure
 from lipctrl.certificate import Certificate
 from lipctrl.rules.neurons import read_graph
@@ -219,7 +219,7 @@ def zeros(rows: int, columns: int) -> Enclosure:
 
 def policy_certificate(policy: Any) -> Any:
     """Return the certificate (or the ball) of a policy object; `as_ball` checks it."""
-    if isinstance(policy, Certificate | IncrementalBall):
+    if isinstance(policy, Certificate | Ball):
         return policy
     produce = getattr(policy, "certificate", None)
     return produce() if callable(produce) else policy
@@ -251,7 +251,7 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
     """
     source = policy_certificate(policy)
     ball = as_ball(source)
-    if isinstance(source, IncrementalBall) and source.region is not None:
+    if isinstance(source, Ball) and source.region is not None:
         raise ValueError(LOCAL)  # A ball has no neurons whose slopes would hold outside its box.
     builder = _Builder()
     start: Signal = {0: Enclosure.exact(np.eye(ball.observations))}
@@ -259,11 +259,17 @@ def policy_graph(policy: Any, *, clip: bool = True) -> PolicyGraph:
     if isinstance(source, Certificate):
         output = builder.run(source.parts[0] if limited and not clip else source, start)
     else:
+        scaled = source if isinstance(source, ScaledBall) else None
+        s, a = (
+            (1.0, np.ones(ball.actions))
+            if scaled is None
+            else (scaled.observation_scale, scaled.action_scale)
+        )
         size = max(ball.actions, ball.observations)
-        bound = np.full(size, ball.radius)
-        pad = Enclosure.exact(np.eye(size)[:, : ball.observations])
+        bound = np.full(size, (scaled or ball).radius)
+        pad = Enclosure.exact(np.eye(size)[:, : ball.observations] / s)
         w = builder.neurons(_mapped(pad, start), -bound, bound, size, None)
-        read = Enclosure.exact(np.eye(size)[: ball.actions])
+        read = Enclosure.exact(np.eye(size)[: ball.actions] * a[:, None])
         output = _added(_mapped(Enclosure.exact(ball.center), start), _mapped(read, w))
     return _finished(builder, output, ball.observations, ball.actions, clipped=limited and clip)
 

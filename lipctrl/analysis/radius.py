@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lipctrl.analysis.ball import ScaledBall
 from lipctrl.analysis.destabilize import Destabilization, policy_destabilization
 from lipctrl.analysis.falsify_linear import (
     LinearPolicy,
@@ -24,7 +25,14 @@ from lipctrl.analysis.real_radius import real_peak, scalar_ends, worst_real
 from lipctrl.analysis.sweep import ModalSweep
 
 
-def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real"] = "complex") -> float:
+def stability_radius(
+    sys: Any,
+    gain: Any = None,
+    field: Literal["complex", "real"] = "complex",
+    *,
+    observation_scale: Any = None,
+    action_scale: Any = None,
+) -> float:
     """Return the largest ρ such that u = -gain·y + φ(y) is stable for all φ of that size, from the safe side.
 
     `field="complex"`: ρ = 1/‖T‖_∞, T = P(I + gain·P)⁻¹ (Hinrichsen & Pritchard 1986). Every φ with incremental ℓ₂
@@ -38,6 +46,9 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
     ----------
     sys : plant P as `as_realization` takes it; gain : (inputs, outputs) array or None (zero).
         Sign: negative feedback for `gain`, as in u = -Ky + φ(y).
+    observation_scale, action_scale : sizes s, a of the channels: ρ is then the largest gain of f in
+        φ(y) = a ∘ f(y / s), as in `ScaledBall`, which allows much more than one radius for all units. Powers of two
+        lose nothing, others up to a factor of 2.
 
     Returns 0 where the nominal loop is not provably well posed and stable (hidden modes included); inf where
     no φ can act, as with T = 0.
@@ -55,6 +66,8 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
     """
     if field not in ("complex", "real"):
         raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
+    if observation_scale is not None or action_scale is not None:
+        return _scaled_radius(sys, gain, field, observation_scale, action_scale)
     loop, norm = _nominal(sys, gain)
     if not math.isfinite(norm.value) or loop.system is None:
         return 0.0
@@ -64,6 +77,16 @@ def stability_radius(sys: Any, gain: Any = None, field: Literal["complex", "real
         return min(map(abs, scalar_ends(loop.system, norm)))
     peak = norm.value if field == "complex" else real_peak(loop.system, norm)
     return math.inf if peak == 0.0 else math.nextafter(math.nextafter(1.0 / peak, 0.0), 0.0)
+
+
+def _scaled_radius(sys: Any, gain: Any, field: Literal["complex", "real"], s: Any, a: Any) -> float:
+    plant = as_realization(sys, "sys")
+    k = np.zeros((plant.inputs, plant.outputs)) if gain is None else real_gain(gain)
+    nominal_loop(plant, -k)  # refuses a gain that does not fit
+    # The ball of radius 1: rounding its scales to powers of two makes it larger by a factor.
+    unit = ScaledBall(-k, 1.0, s, a)
+    radius = stability_radius(unit.scales.plant(plant), unit.scales.gain(k), field)
+    return radius if unit.radius == 1.0 else math.nextafter(radius / unit.radius, 0.0)
 
 
 def worst_deviation(

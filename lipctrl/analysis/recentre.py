@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import Ball, IncrementalBall, as_ball, in_own_units, own_ball
 from lipctrl.analysis.lmi import require_cvxpy, solved
 from lipctrl.analysis.loop import BallTest, ball_test
+from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph, zeros
 from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix
 from lipctrl.analysis.structured import UNSATURATED
@@ -75,7 +76,7 @@ def recentred_ball(policy: Any, *, center: Any = None) -> IncrementalBall:
     chosen = k0 if center is not None else np.asarray(k0.value)
     multipliers = np.maximum(lam.value, 0.0)[graph.owner] if h else np.zeros(0)
     radius = _proved_radius(graph, chosen, multipliers, math.sqrt(max(float(level.value), 0.0)))
-    inherited = known.scope if isinstance(policy, IncrementalBall) else ()
+    inherited = known.scope if isinstance(policy, Ball) else ()
     scope = (UNSATURATED,) if known.limits is not None and not inherited else inherited
     return IncrementalBall(chosen, radius, scope, limits=known.limits, policy=known.policy)
 
@@ -129,9 +130,12 @@ def best_centre(plant: Any, policy: Any) -> BallTest:
 
 
 def best_ball(plant: Any, policy: Any) -> tuple[IncrementalBall, BallTest]:
-    """Return the ball of `best_centre` beside its test; a centre around which no ball is proved is no candidate."""
-    own = as_ball(policy)
-    balls = [own]
+    """Return the ball of `best_centre` beside its test; a centre around which no ball is proved is no candidate.
+
+    The policy's own ball is the one in its own scales, and then returned in their units, as the loop of its test.
+    """
+    own, stated = as_ball(policy), own_ball(policy)
+    balls: list[Ball] = [stated]
     tight = _proved_ball(policy, None)
     if tight is not None:
         weights = (0.25, 0.5, 0.75, 1.0)
@@ -141,7 +145,8 @@ def best_ball(plant: Any, policy: Any) -> tuple[IncrementalBall, BallTest]:
         gain = own.gain if own.region is None else None
         balls += [replace(ball, gain=gain) for ball in found if ball is not None]
     tests = [(ball, ball_test(plant, ball)) for ball in balls]
-    return max(tests, key=lambda pair: (pair[1].margin, -pair[1].radius))
+    ball, test = max(tests, key=lambda pair: (pair[1].margin, -pair[1].radius))
+    return in_own_units(as_realization(plant), ball)[1], test
 
 
 def _proved_ball(policy: Any, centre: np.ndarray | None) -> IncrementalBall | None:

@@ -17,6 +17,7 @@ import numpy as np
 from lipctrl.analysis.ball import IncrementalBall
 from lipctrl.analysis.hinf import HinfNorm
 from lipctrl.analysis.loop import NominalLoop
+from lipctrl.analysis.scales import Scales
 from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.storage import replace_file
@@ -53,7 +54,9 @@ class StabilityReport:
     verdict : "certified", "inconclusive", "nominally unstable" or "ill-posed".
     scope : every limitation of the claim, one sentence each; an empty scope is a global claim.
     plant, policy : descriptions in words.
-    ball : the incremental ball of the policy.
+    ball : the incremental ball of the policy, in the units of `scales`.
+    scales : sizes of observations and actions in which the policy's certificate bounds it (1 where it has none).
+        `ball`, `loop`, `hinf` and `stability_radius` speak of signals divided by them, matrices of margins of raw ones.
     loop : the nominal loop T = P(I - K₀P)⁻¹, for plots.
     hinf : the enclosure of ‖T‖_∞.
     tests : the criteria that were evaluated.
@@ -70,6 +73,7 @@ class StabilityReport:
     plant: str
     policy: str
     ball: IncrementalBall
+    scales: Scales
     loop: NominalLoop = field(repr=False)
     hinf: HinfNorm
     tests: tuple[TestResult, ...]
@@ -92,9 +96,10 @@ class StabilityReport:
         lines += [f"scope:   {line}" for line in self.limitations()]
         lines += ["", f"nominal loop: {self.hinf}"]
         if self.stability_radius is not None:
+            units = "" if self.scales.trivial else f"; of {self.scales}"
             lines.append(
                 f"stability radius around the centre: {self.stability_radius:.6g} "
-                f"(the policy uses {self.ball.radius:.6g})"
+                f"(the policy uses {self.ball.radius:.6g}{units})"
             )
         for name, margin in self.margins().items():
             lines.append(f"{name}: {margin}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import IncrementalBall, as_ball
+from lipctrl.analysis.ball import Ball, own_ball
 from lipctrl.analysis.contraction import Contraction, fastest_contraction, find_contraction, marginal_decay
 from lipctrl.analysis.loop import BallTest, ball_test
 from lipctrl.analysis.margins import incremental_gain_margin
@@ -94,10 +94,10 @@ class _Candidate:
 def _candidates(policy: Any) -> list[_Candidate]:
     """Return the graphs to try: with the clip as neurons, then without it (a narrower claim)."""
     source = policy_certificate(policy)
-    if isinstance(source, IncrementalBall) and source.region is not None:
+    if isinstance(source, Ball) and source.region is not None:
         return []  # No neurons to speak of, and a bound that holds on a box only.
     full = policy_graph(source)
-    if isinstance(source, IncrementalBall):
+    if isinstance(source, Ball):
         return [_Candidate(full, source.scope)]
     # Slopes of neurons hold everywhere, also where the certificate's own bound needs a box.
     if not full.clipped:
@@ -154,7 +154,7 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     Parameters
     ----------
     plant : as `as_realization` takes it, discrete or continuous time.
-    policy : an object with `.certificate()`, a Certificate, or an IncrementalBall (then both tests coincide).
+    policy : an object with `.certificate()`, a Certificate, or a ball (then both tests coincide).
     fastest : also search the fastest contraction that can be proved (about ten times the work).
 
     With a plant of direct feed-through the same multipliers must also prove that the algebraic loop has one solution;
@@ -174,7 +174,7 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     'certified'
     """
     system = as_realization(plant)
-    ball = as_ball(policy)
+    ball = own_ball(policy)
     by_ball = ball_test(system, ball)
     candidates = _candidates(policy)
     search = fastest_contraction if fastest else _feasible
@@ -209,9 +209,7 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     )
 
 
-def _ball_interval(
-    system: Realization, ball: IncrementalBall, form: str, limit: float
-) -> tuple[float, float]:
+def _ball_interval(system: Realization, ball: Ball, form: str, limit: float) -> tuple[float, float]:
     """Return the proved ends of the ball's gain margin, (nan, nan) when the ball test fails at 1."""
     if ball_test(system, ball).verdict is not Verdict.CERTIFIED:
         return math.nan, math.nan
@@ -309,7 +307,7 @@ def structured_gain_margin(
         raise ValueError(
             f"limit is {limit} and tolerance {tolerance}; expected limit > 1 and 0 < tolerance < 1"
         )
-    system, ball = as_realization(plant), as_ball(policy)
+    system, ball = as_realization(plant), own_ball(policy)
     test = structured_test(system, policy)
     if test.verdict is not Verdict.CERTIFIED:
         raise ValueError(

@@ -23,12 +23,12 @@ def _say(text: str) -> None:
 
 
 def _lipschitz(text: str) -> float | str:
-    if text == "auto":
+    if text in ("auto", "scaled"):
         return text
     try:
         return float(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r}; expected a positive number or 'auto'") from None
+        raise typer.BadParameter(f"{text!r}; expected a positive number, 'auto' or 'scaled'") from None
 
 
 def _value(text: str) -> Any:
@@ -58,7 +58,11 @@ def train(
         str, typer.Option(help="apg, ppo or imitation; auto: apg for residual policies, ppo otherwise.")
     ] = "auto",
     lipschitz: Annotated[
-        str, typer.Option(help="Bound in action per observation unit; auto: half the stability radius.")
+        str,
+        typer.Option(
+            help="Bound in action per observation unit; auto: half the stability radius; scaled: half of it for "
+            "observations divided by their sizes, which leaves more room where units differ."
+        ),
     ] = "auto",
     policy: Annotated[str, typer.Option(help="residual (around LQR), plain, or auto.")] = "auto",
     parametrization: Annotated[str, typer.Option(help="Of the certified network.")] = "lossless",

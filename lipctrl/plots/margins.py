@@ -67,11 +67,11 @@ def gain_sweep(
     >>> (sweep.product < 1.0).tolist()        # stable for every policy of the ball, above k = 0.5
     [False, True]
     """
-    from lipctrl.analysis import as_ball, as_realization, nominal_loop
+    from lipctrl.analysis import as_realization, in_own_units, nominal_loop
 
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; expected one of {FORMS}")
-    system, ball = as_realization(plant), as_ball(policy)
+    system, ball, _ = in_own_units(as_realization(plant), policy)
     if margin is None:
         from lipctrl.analysis import incremental_gain_margin
 

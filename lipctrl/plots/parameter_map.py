@@ -63,9 +63,9 @@ def robustness_map(
     >>> grid.margin.round(6).tolist()        # (pole + gain) / (0.5 gain), rows are poles
     [[6.0, 4.0], [10.0, 6.0]]
     """
-    from lipctrl.analysis import as_ball, ball_test
+    from lipctrl.analysis import ball_test, own_ball
 
-    ball = as_ball(policy)
+    ball = own_ball(policy)
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if xs.ndim != 1 or ys.ndim != 1 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):
         raise ValueError("x and y must be one-dimensional arrays of finite parameter values")

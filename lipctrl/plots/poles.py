@@ -54,11 +54,11 @@ def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -
     >>> spread.nominal.real.tolist(), bool((spread.poles.real < 0.0).all())
     ([-2.0], True)
     """
-    from lipctrl.analysis import as_ball, as_realization
+    from lipctrl.analysis import as_realization, in_own_units
 
     if samples < 1:
         raise ValueError(f"samples is {samples}; expected at least one policy")
-    system, ball = as_realization(plant), as_ball(policy)
+    system, ball, _ = in_own_units(as_realization(plant), policy)
     rng = np.random.default_rng(seed)
     shape = (samples, ball.actions, ball.observations)
     delta = rng.normal(size=shape)

@@ -89,10 +89,10 @@ def loop_response(plant: Any, policy: Any, *, omega: Any = None) -> LoopResponse
     >>> response.verdict, response.unstable_poles
     ('certified', 1)
     """
-    from lipctrl.analysis import as_ball, as_realization, ball_test
+    from lipctrl.analysis import as_realization, ball_test, in_own_units
 
-    ball = as_ball(policy)
-    test = ball_test(as_realization(plant), ball)
+    system, ball, _ = in_own_units(as_realization(plant), policy)
+    test = ball_test(system, ball)
     return response_of_loop(test.loop, ball, test.norm, str(test.verdict), omega=omega)
 
 

@@ -204,11 +204,12 @@ def region(run: Any) -> Axes:
 @_figure("trade-off", "LQR cost against the Lipschitz constant that each gain leaves to a network")
 def trade_off(run: Any) -> Axes:
     """Draw the trade-off of the linearised plant, with the gain of the run's network."""
-    from lipctrl.analysis import as_ball
+    from lipctrl.analysis import as_realization, in_own_units
     from lipctrl.analysis import trade_off as curve
     from lipctrl.plots.trade_off import trade_off_plot
 
-    return trade_off_plot(curve(_plant(run).linearize()), used=as_ball(run.certificate).radius)
+    system, ball, _ = in_own_units(as_realization(_plant(run).linearize()), run.certificate)
+    return trade_off_plot(curve(system), used=ball.radius)
 
 
 @_figure("poles", "closed-loop poles of the linear policies in the ball")

@@ -114,7 +114,9 @@ def design_policy(
     ----------
     lipschitz : the bound in action units per observation unit: of the residual for a residual policy (then "auto" is
         half the stability radius of the linearised plant with its LQR gain), of the whole policy for a plain one
-        (then "auto" lets a unit of scaled observation move the action by five times its limit).
+        (then "auto" lets a unit of scaled observation move the action by five times its limit). "scaled" is half the
+        stability radius between observations and actions divided by their sizes: the same guarantee, and more room
+        where channels differ in unit or size. A plain policy takes it as "auto".
     kind : "residual", "plain", or "auto": residual where the plant observes its state linearly.
     trainable_lipschitz : the bound is a cap, and training learns which share of it to use; see `gain_price` in the
         settings of the algorithms.
@@ -135,7 +137,11 @@ def design_policy(
     residual = kind == "residual" or (kind == "auto" and plant is not None and observes_linearly(plant))
     streams = split_seed(seed)
     scale = _observation_scale(task, streams["simulator"])
-    guarantee, bound, reason = (_around_lqr if residual else _free)(task, lipschitz, float(scale.min()))
+    sizes = (scale, _action_scale(task)) if lipschitz == "scaled" else (None, None)
+    if residual:
+        guarantee, bound, reason = _around_lqr(task, lipschitz, float(scale.min()), *sizes)
+    else:
+        guarantee, bound, reason = _free(task, lipschitz, float(scale.min()))
     # torch draws initial weights from its global generator: seeded inside, restored outside.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams["network"])
@@ -156,7 +162,7 @@ def design_policy(
     if guarantee is None:
         policy = LipschitzPolicy(network, observation_scale=scale, action_limits=limits)
     else:
-        policy = ResidualPolicy(guarantee.gain, network, observation_scale=scale, action_limits=limits)
+        policy = ResidualPolicy(guarantee.gain, network, scale, limits, action_scale=guarantee.action_scale)
     return Design(policy, guarantee, (reason,))
 
 
@@ -186,17 +192,26 @@ def take_over(task: Task, run: Run) -> Design:
     residual = isinstance(policy, ResidualPolicy)
     guarantee = None
     if residual and task.plant is not None:
-        guarantee = StabilityGuarantee.of(task.plant.linearize(), policy.gain.detach().cpu().numpy())
+        guarantee = _guarantee_of(task.plant.linearize(), policy)
     return Design(policy, guarantee, (f"the {'residual' if residual else 'plain'} policy of {run.path}",))
+
+
+def _guarantee_of(system: Any, policy: ResidualPolicy) -> StabilityGuarantee:
+    """Return the guarantee in the policy's own scales where these are powers of two, else for one radius."""
+    found = (policy.observation_scale, policy.action_scale)
+    sizes = [None if scale is None else scale.detach().cpu().double().numpy() for scale in found]
+    if any(size is not None and not (np.frexp(size)[0] == 0.5).all() for size in sizes):
+        sizes = [None, None]
+    return StabilityGuarantee.of(system, policy.gain.detach().cpu().numpy(), *sizes)
 
 
 def _check_request(task: Task, kind: str, lipschitz: float | str) -> None:
     if kind not in ("auto", "residual", "plain"):
         raise ValueError(f"policy is {kind!r}; expected auto, residual or plain")
-    if isinstance(lipschitz, str) and lipschitz != "auto":
-        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive number or 'auto'")
+    if isinstance(lipschitz, str) and lipschitz not in ("auto", "scaled"):
+        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive number, 'auto' or 'scaled'")
     if not isinstance(lipschitz, str) and not (np.isfinite(lipschitz) and lipschitz > 0.0):
-        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number or 'auto'")
+        raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number, 'auto' or 'scaled'")
     if kind == "residual" and task.plant is None:
         raise ValueError(
             f"{task.env_id} is a black box without weights for an LQR gain; use a plain policy, or in Python a "
@@ -204,29 +219,38 @@ def _check_request(task: Task, kind: str, lipschitz: float | str) -> None:
         )
 
 
-def _around_lqr(task: Task, lipschitz: float | str, scale: float) -> tuple[StabilityGuarantee, float, str]:
+def _around_lqr(
+    task: Task, lipschitz: float | str, smallest: float, s: np.ndarray | None, a: np.ndarray | None
+) -> tuple[StabilityGuarantee, float, str]:
     """Return what proves the loop of a residual about LQR, the bound of its network, and why."""
     plant: Any = task.plant
-    guarantee = StabilityGuarantee.of(plant.linearize(), output_gain(plant))
-    budget = RADIUS_SHARE * guarantee.radius if lipschitz == "auto" else float(lipschitz)
+    guarantee = StabilityGuarantee.of(plant.linearize(), output_gain(plant), s, a)
+    budget = RADIUS_SHARE * guarantee.radius if isinstance(lipschitz, str) else float(lipschitz)
     if not budget < guarantee.radius:
         raise ValueError(
             f"lipschitz is {budget:g}, not below the stability radius {guarantee.radius:.6g} of {task.env_id} with "
-            "its LQR gain; no stability could be certified. Give less, or 'auto'"
+            "its LQR gain; no stability could be certified. Give less, 'auto' or 'scaled'"
         )
+    law, bound = ("φ(y), Lip φ", budget * smallest) if s is None else ("a ∘ f(y / s), Lip f", budget)
     reason = (
-        f"residual policy u = -K y + φ(y), Lip φ ≤ {budget:.6g} < {guarantee.radius:.6g}, "
+        f"residual policy u = -K y + {law} ≤ {budget:.6g} < {guarantee.radius:.6g}, "
         "the stability radius of the linearised plant with its LQR gain K"
     )
-    return guarantee, budget * scale, reason
+    if s is not None and a is not None:
+        reason += f", for the sizes s = {_listed(s)} of observations and a = {_listed(a)} of actions"
+    return guarantee, bound, reason
 
 
-def _free(task: Task, lipschitz: float | str, scale: float) -> tuple[None, float, str]:
+def _listed(sizes: np.ndarray) -> str:
+    return f"[{', '.join(f'{size:g}' for size in sizes)}]"
+
+
+def _free(task: Task, lipschitz: float | str, smallest: float) -> tuple[None, float, str]:
     """Return no guarantee, the bound of the network of a plain policy, and why."""
     limit = task.action_limit[np.isfinite(task.action_limit)]
     free = FREE_SHARE * float(limit.max(initial=0.0) or 1.0)
-    bound = free if lipschitz == "auto" else float(lipschitz) * scale
-    return None, bound, f"plain policy u = φ(y), Lip φ ≤ {bound / scale:.6g} (observation scale counted)"
+    bound = free if isinstance(lipschitz, str) else float(lipschitz) * smallest
+    return None, bound, f"plain policy u = φ(y), Lip φ ≤ {bound / smallest:.6g} (observation scale counted)"
 
 
 def build_policy(
@@ -264,3 +288,9 @@ def build_policy(
 def _observation_scale(task: Task, seed: int) -> np.ndarray:
     """Return the powers of two above the size of each observation: they scale without rounding."""
     return 2.0 ** np.ceil(np.log2(measure_observation_scale(task, seed)))
+
+
+def _action_scale(task: Task) -> np.ndarray:
+    """Return the powers of two nearest to the limit of each action over the largest one, 1 where there is none."""
+    limit = np.where(np.isfinite(task.action_limit), task.action_limit, 1.0)
+    return 2.0 ** np.round(np.log2(limit / limit.max()))

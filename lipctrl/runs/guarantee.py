@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class GuaranteeBrokenError(RuntimeError):
 
 @dataclass(frozen=True)
 class StabilityGuarantee:
-    """Every policy u = -K y + φ(y) with Lip φ < `radius` stabilises the plant that `radius` was computed for.
+    """Every policy u = -K y + a ∘ f(y / s), Lip f < `radius`, stabilises the plant that `radius` was computed for.
 
     Small-gain theorem in incremental form with the loop recentred at K: the complex stability radius of Hinrichsen
     & Pritchard (1986). The claim concerns the linear plant, all inputs, while the actuator does not saturate.
@@ -25,31 +26,39 @@ class StabilityGuarantee:
     Attributes
     ----------
     gain : K, (m, p); sign: u = -K y.
-    radius : stability radius of the loop with u = -K y, from `lipctrl.stability_radius(plant, gain)`.
+    radius : stability radius of the loop with u = -K y, from `lipctrl.stability_radius(plant, gain, ...)`.
+    observation_scale, action_scale : sizes s (p,) and a (m,) of the channels, powers of two, or None: 1. With sizes
+        that suit the plant the radius allows much more than one bound for all units.
     """
 
     gain: np.ndarray
     radius: float
+    observation_scale: np.ndarray | None = None
+    action_scale: np.ndarray | None = None
 
     @classmethod
-    def of(cls, plant: Any, gain: Any) -> StabilityGuarantee:
+    def of(
+        cls, plant: Any, gain: Any, observation_scale: Any = None, action_scale: Any = None
+    ) -> StabilityGuarantee:
         """Compute the radius of a linear plant (`control.StateSpace`) with u = -gain y.
 
         Raises
         ------
         ValueError
-            When the nominal loop is not stable, so that no radius exists.
+            When the nominal loop is not stable, so that no radius exists, or for sizes that are no powers of two.
         """
         from lipctrl.analysis import stability_radius
 
         gain = np.atleast_2d(np.asarray(gain, dtype=np.float64))
-        radius = float(stability_radius(plant, gain))
+        s = _powers_of_two(observation_scale, gain.shape[1], "observation_scale")
+        a = _powers_of_two(action_scale, gain.shape[0], "action_scale")
+        radius = float(stability_radius(plant, gain, observation_scale=s, action_scale=a))
         if not (math.isfinite(radius) and radius > 0.0):
             raise ValueError(
                 f"the loop with u = -K y has the stability radius {radius}; "
                 "expected a stabilising gain K (an LQR gain of the linearised plant, for instance)"
             )
-        return cls(gain, radius)
+        return cls(gain, radius, s, a)
 
     def prove(self, certificate: Certificate) -> float:
         """Return radius / certified radius (> 1), from a certificate that has been checked.
@@ -69,13 +78,18 @@ class StabilityGuarantee:
             raise GuaranteeBrokenError(
                 f"the centre of the policy has shape {center.shape}, the gain of the guarantee {self.gain.shape}"
             )
+        away = center + self.gain
+        if self.observation_scale is not None or self.action_scale is not None:
+            s, a = self._sizes()
+            away, radius = away * s / a[:, None], self._scaled_radius(certificate)
         # Enlarged by far more than a difference and a norm can round.
-        shift = float(np.linalg.norm(center + self.gain)) * (1.0 + 1e-9)
+        shift = float(np.linalg.norm(away)) * (1.0 + 1e-9)
         reach = math.nextafter(radius + shift, math.inf) if shift > 0.0 else radius
         if not radius < self.radius:
             raise GuaranteeBrokenError(
                 f"the residual has gain ≤ {radius:.9g}, not below the stability radius {self.radius:.9g}; "
-                "build the network with a smaller lipschitz (it counts 1 / min(observation_scale))"
+                "build the network with a smaller lipschitz (the policy's scales count: max(a) / min(s), or each in "
+                "its own channel where the guarantee has scales)"
             )
         if not reach < self.radius:
             raise GuaranteeBrokenError(
@@ -84,6 +98,48 @@ class StabilityGuarantee:
             )
         return self.radius / reach if reach > 0.0 else math.inf
 
+    def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        m, p = self.gain.shape
+        s, a = self.observation_scale, self.action_scale
+        return np.ones(p) if s is None else s, np.ones(m) if a is None else a
+
+    def _scaled_radius(self, certificate: Certificate) -> float:
+        """Return the radius of the policy's ball between signals in the sizes of the guarantee."""
+        from lipctrl.analysis import ScaledBall, own_ball
+
+        ball, (s, a) = own_ball(certificate), self._sizes()
+        if isinstance(ball, ScaledBall):
+            s, a = s / ball.observation_scale, a / ball.action_scale
+        # Powers of two: the ratio is exact, and the product rounds upwards.
+        return math.nextafter(ball.radius * float(s.max() / a.min()), math.inf)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> StabilityGuarantee:
+        """Return what `to_dict` stored."""
+        s, a = (saved.get(name) for name in ("observation_scale", "action_scale"))
+        return cls(
+            np.array(saved["gain"]),
+            saved["radius"],
+            None if s is None else np.array(s),
+            None if a is None else np.array(a),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"gain": self.gain.tolist(), "radius": self.radius}
+        scales = {"observation_scale": self.observation_scale, "action_scale": self.action_scale}
+        return {
+            "gain": self.gain.tolist(),
+            "radius": self.radius,
+            **{name: None if scale is None else scale.tolist() for name, scale in scales.items()},
+        }
+
+
+def _powers_of_two(sizes: Any, count: int, name: str) -> np.ndarray | None:
+    if sizes is None:
+        return None
+    given = np.asarray(sizes, dtype=np.float64)
+    if given.shape not in ((), (1,), (count,)) or not (np.frexp(given)[0] == 0.5).all():
+        raise ValueError(
+            f"{name} is {sizes!r}; expected {count} powers of two, by which signals are divided without rounding"
+        )
+    return np.broadcast_to(given, (count,)).copy()

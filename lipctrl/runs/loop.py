@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
@@ -111,8 +110,7 @@ def train(
         schedule = Schedule(**recorded["schedule"]) if schedule is None else schedule
         steps = recorded["steps"] if steps is None else steps
         if guarantee is None and recorded["guarantee"] is not None:
-            saved = recorded["guarantee"]
-            guarantee = StabilityGuarantee(np.array(saved["gain"]), saved["radius"])
+            guarantee = StabilityGuarantee.from_dict(recorded["guarantee"])
     schedule = schedule or Schedule()
     steps = DEFAULT_STEPS[algorithm] if steps is None else steps
     _check_policy(policy, task)

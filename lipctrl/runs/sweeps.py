@@ -208,8 +208,8 @@ def _checked(point: Row) -> Row:
             raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}")
         point[name] = int(value)
     bound, price = point["lipschitz"], point["trade_off"]
-    if bound != "auto" and not (_is_number(bound) and 0.0 < bound < math.inf):
-        raise ValueError(f"lipschitz is {bound!r}; expected a positive finite number or 'auto'")
+    if bound not in ("auto", "scaled") and not (_is_number(bound) and 0.0 < bound < math.inf):
+        raise ValueError(f"lipschitz is {bound!r}; expected a positive finite number, 'auto' or 'scaled'")
     if price is not None and not _is_number(price):
         raise ValueError(f"trade_off is {price!r}; expected a number or None")
     return point

@@ -94,12 +94,13 @@ def actor(policy: nn.Module) -> Callable[[Tensor], Tensor]:
     if not isinstance(policy, (LipschitzPolicy, ResidualPolicy)):
         return policy
     network = condense(policy.network.explicit())
-    scale = policy.observation_scale
+    scale, after = policy.observation_scale, policy.action_scale
     factor = None if scale is None else 1.0 / scale
     gain = policy.gain if isinstance(policy, ResidualPolicy) else None
 
     def act(observation: Tensor) -> Tensor:
         command = network.run(observation if factor is None else observation * factor)
+        command = command if after is None else command * after
         return command if gain is None else command - observation @ gain.mT
 
     return act

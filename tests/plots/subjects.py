@@ -10,6 +10,7 @@ import numpy as np
 from lipctrl import plots
 from lipctrl.analysis import IncrementalBall, StabilityReport, ball_test, incremental_gain_margin
 from lipctrl.analysis.report import TestResult
+from lipctrl.analysis.scales import Scales
 from lipctrl.rules import Layer, Output, linear, neurons, series
 
 MARGIN = SimpleNamespace(lower=0.4, upper=1.8, falsified_lower=0.3, falsified_upper=2.5, falsifiers=())
@@ -85,6 +86,7 @@ def stability_report(plant, ball, **changes):
         plant="a plant",
         policy=str(ball),
         ball=ball,
+        scales=Scales.none(ball.observations, ball.actions),
         loop=test.loop,
         hinf=test.norm,
         tests=(TestResult("ball", test.verdict, test.reason, test.margin, test.frequency),),

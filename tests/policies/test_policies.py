@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 
 import lipctrl
 from lipctrl import LipschitzPolicy, LipschitzResNet, ResidualPolicy
+from lipctrl.analysis import own_ball
 from lipctrl.policies import policy_from_spec
+from lipctrl.training.algorithm import actor
 
 K = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 
@@ -29,6 +31,12 @@ POLICIES = {
     "residual clipped": lambda dtype=torch.float64: residual(dtype, action_limits=np.array([1.0, 2.0])),
     "residual whole": lambda dtype=torch.float64: residual(
         dtype, observation_scale=2.0, action_limits=([-1.0, -0.5], [2.0, 0.25])
+    ),
+    "residual in units": lambda dtype=torch.float64: residual(
+        dtype, observation_scale=[0.5, 2.0, 4.0], action_scale=[8.0, 0.1], action_limits=[9.0, 0.2]
+    ),
+    "lipschitz in units": lambda dtype=torch.float64: LipschitzPolicy(
+        network(dtype), action_scale=[8.0, 0.1], action_limits=[9.0, 0.2]
     ),
     "lipschitz": lambda dtype=torch.float64: LipschitzPolicy(network(dtype)),
     "lipschitz whole": lambda dtype=torch.float64: LipschitzPolicy(
@@ -88,7 +96,31 @@ def test_spec_and_safetensors_rebuild_the_policy(name, tmp_path):
     assert twin.certificate().digest == policy.certificate().digest
 
 
+def test_an_action_scale_counts_in_the_gain_and_stays_in_its_channel():
+    policy = residual(action_scale=[8.0, 0.125], observation_scale=[1.0, 1.0, 0.25])
+    certificate, inner = policy.certificate(), policy.network.certificate().gain
+    assert certificate.radius == pytest.approx(inner * 8.0 / 0.25)
+    ball = own_ball(policy)
+    assert ball.radius == pytest.approx(inner)
+    assert ball.action_scale.tolist() == [8.0, 0.125]
+    # What training runs before the clip is the same map.
+    y = torch.randn(20, 3, dtype=torch.float64)
+    torch.testing.assert_close(actor(policy)(y), policy(y))
+    slope = torch.func.jacrev(policy)(y[0]).detach().numpy() + K
+    assert np.linalg.norm(slope / np.array([[8.0], [0.125]]) * [1.0, 1.0, 0.25], 2) <= inner
+
+
+def test_a_spec_from_before_action_scales_is_read():
+    spec = POLICIES["residual whole"]().spec()
+    del spec["action_scale"]
+    assert policy_from_spec(spec).action_scale is None
+
+
 def test_bad_policies_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"action_scale has shape \(3,\); expected one number, or 2"):
+        LipschitzPolicy(network(), action_scale=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="action_scale is -1.0; expected positive finite numbers, scale ∘ f"):
+        LipschitzPolicy(network(), action_scale=-1.0)
     with pytest.raises(ValueError, match="gain has shape"):
         ResidualPolicy(np.ones((3, 2)), network())
     with pytest.raises(ValueError, match="NaN"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import control
 import numpy as np
 import pytest
 import torch
@@ -299,6 +301,37 @@ def test_a_gain_rounded_to_float32_stays_guaranteed_and_its_shift_counts():
         StabilityGuarantee(gain + 1.0, 2.0).prove(certificate)
     with pytest.raises(GuaranteeBrokenError, match="shape"):
         StabilityGuarantee(gain[:, :1], 2.0).prove(certificate)
+
+
+def test_a_guarantee_in_scales_counts_each_observation_in_its_size():
+    gain, sizes = np.array([[1.0, 20.0]]), np.array([4.0, 0.125])
+    torch.manual_seed(0)
+    network = lipctrl.LipschitzResNet(2, 1, lipschitz=1.0, width=8, depth=1)
+    policy = lipctrl.ResidualPolicy(gain, network, observation_scale=sizes)
+    certificate = policy.certificate()
+    assert certificate.radius == pytest.approx(8.0, rel=1e-3)
+    guarantee = StabilityGuarantee(gain, 1.5, sizes)
+    assert guarantee.prove(certificate) == pytest.approx(1.5, rel=1e-3)
+    with pytest.raises(GuaranteeBrokenError, match=r"not below the stability radius 1\.5"):
+        StabilityGuarantee(gain, 1.5).prove(certificate)
+    # Other sizes: what the policy's own scales say in these units.
+    assert StabilityGuarantee(gain, 1.5, 0.5 * sizes).prove(certificate) == pytest.approx(3.0, rel=1e-3)
+    assert StabilityGuarantee(gain, 9.0, [1.0, 1.0]).prove(certificate) == pytest.approx(9.0 / 8.0, rel=1e-3)
+    # A gain that differs by δ in the first channel is away by δ times its size.
+    shifted = lipctrl.ResidualPolicy(
+        gain + np.array([[0.25, 0.0]]), network, observation_scale=sizes
+    ).certificate()
+    with pytest.raises(GuaranteeBrokenError, match="1 away from the gain"):
+        guarantee.prove(shifted)
+    again = StabilityGuarantee.from_dict(json.loads(json.dumps(guarantee.to_dict())))
+    assert again.prove(certificate) == guarantee.prove(certificate)
+    old = {"gain": gain.tolist(), "radius": 9.0}
+    assert StabilityGuarantee.from_dict(old).observation_scale is None
+    # Actions have sizes too: at half the size of the only action the policy is twice as far from its centre.
+    smaller = StabilityGuarantee(gain, 3.0, sizes, np.array([0.5]))
+    assert smaller.prove(certificate) == pytest.approx(1.5, rel=1e-3)
+    with pytest.raises(ValueError, match="powers of two"):
+        StabilityGuarantee.of(control.ss([[-1.0]], [[1.0]], [[1.0], [1.0]], 0), gain, [3.0, 1.0])
 
 
 def test_training_stops_early_at_the_target(tmp_path):

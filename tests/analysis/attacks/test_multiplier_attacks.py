@@ -104,9 +104,10 @@ def worst_pole(plant, gain):
     )
 
 
-def assert_no_gain_refutes(plant, slope, count=200):
-    # A state-space model is a rounded conversion of the transfer function: at the last digit they are two plants.
-    top = slope * (1.0 - 1e-12) if math.isfinite(slope) else 1e6
+def assert_no_gain_refutes(plant, slope, converted, count=200):
+    # A state-space model is a rounded conversion of the transfer function: in the last digits they are two plants (with
+    # seven states and seed 1390 their largest gains differ by 1e-11, and the certified one is right for its model).
+    top = slope * (1.0 - (1e-9 if converted else 1e-12)) if math.isfinite(slope) else 1e6
     for gain in top * np.concatenate([np.geomspace(1e-4, 1.0, count), np.linspace(0.0, 1.0, count)]):
         assert worst_pole(plant, gain) < 1e-7, f"gain {gain} of slopes [0, {slope}]"
 
@@ -120,9 +121,11 @@ def test_no_linear_gain_refutes_a_multiplier(seed, order, discrete, state):
     known = as_realization(given_as)
     # Poles too close to one another and to the boundary are refused, which is sound.
     assume(internal_stability(known.a, discrete=discrete).is_stable)
-    assert_no_gain_refutes(plant, zames_falb(given_as, order=2, odd=bool(seed % 2), tolerance=1e-2).slope)
+    assert_no_gain_refutes(
+        plant, zames_falb(given_as, order=2, odd=bool(seed % 2), tolerance=1e-2).slope, state
+    )
     if not discrete:
-        assert_no_gain_refutes(plant, popov_criterion(given_as).slope)
+        assert_no_gain_refutes(plant, popov_criterion(given_as).slope, state)
 
 
 @pytest.mark.slow
@@ -135,9 +138,11 @@ def test_no_linear_gain_refutes_a_multiplier_at_length(seed, order, discrete, st
     known = as_realization(given_as)
     # Poles too close to one another and to the boundary are refused, which is sound.
     assume(internal_stability(known.a, discrete=discrete).is_stable)
-    assert_no_gain_refutes(plant, zames_falb(given_as, order=6, odd=bool(seed % 2), tolerance=1e-3).slope)
+    assert_no_gain_refutes(
+        plant, zames_falb(given_as, order=6, odd=bool(seed % 2), tolerance=1e-3).slope, state
+    )
     if not discrete and not through:
-        assert_no_gain_refutes(plant, popov_criterion(given_as).slope)
+        assert_no_gain_refutes(plant, popov_criterion(given_as).slope, state)
 
 
 @pytest.mark.parametrize("discrete", [True, False])

@@ -1,4 +1,4 @@
-"""Checks of a plant's options, each with an error that says what was received and what to pass."""
+"""Checks of what a caller gives an environment, each with an error that says what was received and what to pass."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def check_numbers(plant: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def numbers_or_zero(value: Any, size: int, what: str) -> np.ndarray:
+    """Return a point (size,) that a caller gave, zero where it is None."""
+    found = np.zeros(size) if value is None else np.asarray(value, dtype=np.float64)
+    if found.shape != (size,) or not np.isfinite(found).all():
+        raise ValueError(f"{what} must be {size} finite numbers, got {value!r}")
+    return found
 
 
 def per_channel(plant: str, option: str, value: Any, size: int) -> np.ndarray:

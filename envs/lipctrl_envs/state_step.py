@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl_envs.options import numbers_or_zero
+
 if TYPE_CHECKING:
     import control
 
@@ -98,9 +100,9 @@ class StateStep:
 
         Rest is the origin where that is one, else the one that Newton's method finds from the mean initial state.
         """
-        u = self._numbers(action, self.m, "action")
+        u = numbers_or_zero(action, self.m, "action")
         if state is not None:
-            return self._numbers(state, self.n, "state"), u
+            return numbers_or_zero(state, self.n, "state"), u
         for point in (np.zeros(self.n), self.starts.mean(0)):
             for _ in range(1 if not point.any() else _NEWTON_STEPS):
                 drift = self.advance(point, u) - point
@@ -146,12 +148,6 @@ class StateStep:
             if isinstance(value, (int, float)) and value > 0.0:
                 return float(value)
         return None
-
-    def _numbers(self, value: Any, size: int, what: str) -> np.ndarray:
-        found = np.zeros(size) if value is None else np.asarray(value, dtype=np.float64)
-        if found.shape != (size,) or not np.isfinite(found).all():
-            raise ValueError(f"{what} must be {size} finite numbers, got {value!r}")
-        return found
 
     def _jacobians(self, point: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the Jacobians (n, n+m) and (p, n+m) of the next state and of its observation."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl_envs.options import numbers_or_zero
 from lipctrl_envs.state_step import StateStep, smooth_jacobian
 
 if TYPE_CHECKING:
@@ -121,17 +122,11 @@ class MujocoStep:
 
     def operating_point(self, state: Any, action: Any) -> tuple[Point, np.ndarray]:
         """Return the state and action to linearise at: those given, or the rest position under the action."""
-        u = self._numbers(action, self.nu, "action")
+        u = numbers_or_zero(action, self.nu, "action")
         return (self._rest(u) if state is None else self._given(state)), u
 
-    def _numbers(self, value: Any, size: int, what: str) -> np.ndarray:
-        found = np.zeros(size) if value is None else np.asarray(value, dtype=np.float64)
-        if found.shape != (size,) or not np.all(np.isfinite(found)):
-            raise ValueError(f"{what} must be {size} finite numbers, got {value!r}")
-        return found
-
     def _given(self, state: Any) -> Point:
-        x = self._numbers(state, self.nq + self.nv + self.na, "state (qpos, qvel, act)")
+        x = numbers_or_zero(state, self.nq + self.nv + self.na, "state (qpos, qvel, act)")
         return x[: self.nq], x[self.nq : self.nq + self.nv], x[self.nq + self.nv :]
 
     def _load(self, point: Point, u: np.ndarray) -> None:

@@ -22,7 +22,7 @@ from lipctrl.nn.module import CertifiedModule, positive
 def certified(blocks: Sequence[CertifiedModule], name: str) -> nn.ModuleList:
     """Return the blocks as a module list if they are certified and bounded in one norm."""
     if not blocks:
-        raise ValueError(f"{name} needs at least one block")
+        raise ValueError(f"{name} got no blocks; expected at least one")
     for block in blocks:
         if not isinstance(block, CertifiedModule):
             raise TypeError(
@@ -40,6 +40,16 @@ def _same(blocks: Sequence[CertifiedModule], attribute: str, name: str) -> int:
     if len(set(sizes)) > 1:
         raise ValueError(f"{name} needs blocks of equal {attribute}, got {sizes}")
     return sizes[0]
+
+
+def self_map(block: CertifiedModule, name: str) -> int:
+    """Return n of a block from R^n to itself; ValueError for any other."""
+    if block.in_features != block.out_features:
+        raise ValueError(
+            f"{name}: the block maps {block.in_features} to {block.out_features} features; expected equally many. Put "
+            "an OrthogonalLinear in series with it"
+        )
+    return block.in_features
 
 
 class Combinator(CertifiedModule):
@@ -74,7 +84,10 @@ class Sequential(Combinator):
         parts = certified(blocks, "Sequential")
         for a, b in itertools.pairwise(blocks):
             if a.out_features != b.in_features:
-                raise ValueError(f"Sequential: {a.out_features} outputs meet {b.in_features} inputs")
+                raise ValueError(
+                    f"Sequential: {a.out_features} outputs meet {b.in_features} inputs; expected equally many. Put an "
+                    f"OrthogonalLinear({a.out_features}, {b.in_features}) between them"
+                )
         super().__init__(blocks[0].in_features, blocks[-1].out_features)
         self.blocks = parts
 
@@ -109,7 +122,7 @@ class Sum(Combinator):
         )
         if len(c) != len(blocks) or not bool(torch.isfinite(c).all()):
             raise ValueError(
-                f"Sum: {len(blocks)} blocks need as many finite coefficients, got {coefficients}"
+                f"Sum: coefficients are {coefficients}; expected finite numbers, one for each of {len(blocks)} blocks"
             )
         self.blocks = parts
         self.register_buffer("coefficients", c)
@@ -162,9 +175,8 @@ class Residual(Combinator):
 
     def __init__(self, block: CertifiedModule) -> None:
         parts = certified([block], "Residual")
-        if block.in_features != block.out_features:
-            raise ValueError(f"Residual: the block maps {block.in_features} to {block.out_features} features")
-        super().__init__(block.in_features, block.out_features)
+        n = self_map(block, "Residual")
+        super().__init__(n, n)
         self.blocks = parts
 
     @property
@@ -281,8 +293,8 @@ class Metric(Combinator):
         t2 = torch.eye(block.out_features) if output_metric is None else torch.as_tensor(output_metric)
         if t1.shape != (block.in_features,) * 2 or t2.ndim != 2 or t2.shape[1] != block.out_features:
             raise ValueError(
-                f"Metric: shapes {tuple(t1.shape)} and {tuple(t2.shape)} do not fit a block "
-                f"{block.in_features} → {block.out_features}"
+                f"Metric: input_metric has shape {tuple(t1.shape)} and output_metric {tuple(t2.shape)}; expected "
+                f"({block.in_features}, {block.in_features}) and (any, {block.out_features})"
             )
         super().__init__(block.in_features, t2.shape[0])
         self.blocks = parts
@@ -313,9 +325,8 @@ class Repeat(Combinator):
 
     def __init__(self, block: CertifiedModule, times: int) -> None:
         parts = certified([block], "Repeat")
-        if block.in_features != block.out_features:
-            raise ValueError(f"Repeat: the block maps {block.in_features} to {block.out_features} features")
-        super().__init__(block.in_features, block.out_features)
+        n = self_map(block, "Repeat")
+        super().__init__(n, n)
         self.blocks, self.times = parts, positive("times", times)
         self.register_buffer("count", torch.tensor(self.times))
 
@@ -342,9 +353,15 @@ class Feedback(Combinator):
     def __init__(self, loop: CertifiedModule, drive: CertifiedModule) -> None:
         parts = certified([loop, drive], "Feedback")
         if not loop.in_features == loop.out_features == drive.out_features:
-            raise ValueError("Feedback: the loop must map R^n to itself, and the drive into R^n")
+            raise ValueError(
+                f"Feedback: the loop maps {loop.in_features} to {loop.out_features} features, the drive to "
+                f"{drive.out_features}; expected one number for all three"
+            )
         if float(loop.lipschitz) >= 1.0:
-            raise ValueError(f"Feedback: the loop has gain {loop.lipschitz}; expected below 1")
+            raise ValueError(
+                f"Feedback: the loop has gain {loop.lipschitz}; expected below 1, or w = g(w) + h(x) need not have one "
+                "solution. Scale the loop down with Scale"
+            )
         super().__init__(drive.in_features, drive.out_features)
         self.blocks = parts
 

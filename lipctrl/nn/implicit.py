@@ -161,7 +161,7 @@ class ImplicitBlock(CertifiedModule):
         self.activation = unit_slopes(activation)
         if self.activation.group > 1:
             raise ValueError(
-                f"an implicit block needs an element-wise activation, not {self.activation.name}"
+                f"activation is {self.activation.name!r}; expected an element-wise one, such as 'relu' or 'tanh'"
             )
         h = width
         scale = 1.0 / math.sqrt(h)

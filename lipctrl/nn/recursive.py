@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lipctrl.certificate import Certificate
-from lipctrl.nn.compose import Combinator, certified
+from lipctrl.nn.compose import Combinator, certified, self_map
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, reserved
 from lipctrl.nn.module import CertifiedModule, positive_gain
 from lipctrl.nn.orthogonal import Semiorthogonal
@@ -47,14 +47,10 @@ class Recursive(Combinator):
         self, block: CertifiedModule, in_features: int, out_features: int, *, lipschitz: float = 1.0
     ) -> None:
         super().__init__(in_features, out_features)
-        self.blocks = certified([block], "Recursive")
-        if block.in_features != block.out_features:
-            raise ValueError(
-                f"Recursive: the block maps {block.in_features} to {block.out_features} features"
-            )
+        self.blocks, width = certified([block], "Recursive"), self_map(block, "Recursive")
         if getattr(block, "norm", "l2") != "l2":
             raise ValueError("Recursive nests blocks with an l2 bound; an linf bound does not fit its energy")
-        self.lipschitz, self.width = positive_gain(lipschitz), block.in_features
+        self.lipschitz, self.width = positive_gain(lipschitz), width
         self.split = Semiorthogonal(self.width, in_features + self.width)
         self.mix = Semiorthogonal(out_features, in_features + self.width)
         self.bias = nn.Parameter(torch.zeros(self.width))

@@ -185,7 +185,9 @@ def _inverse_plane(response: LoopResponse, ax: Axes) -> None:
     from matplotlib.patches import Circle
 
     if response.radius == 0.0:
-        raise ValueError("the ball has radius 0: no policy but the centre, and nothing is forbidden")
+        raise ValueError(
+            "the ball has radius 0, so that nothing is forbidden; expected a positive radius. Draw sigma_plot instead"
+        )
     size = response.radius * np.linalg.norm(response.plant[:, :, 0], axis=1)
     difference = 1.0 - (response.center @ response.plant)[:, 0, 0]
     seen = size > 1e-12 * size.max()

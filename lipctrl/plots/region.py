@@ -55,9 +55,12 @@ class Ellipsoid:
                 "(n,) and n of each"
             )
         if not np.isfinite(shape).all() or not np.allclose(shape, shape.T, rtol=1e-9, atol=0.0):
-            raise ValueError("shape must be a finite symmetric matrix")
-        if not np.linalg.eigvalsh(shape)[0] > 0.0:
-            raise ValueError("shape is not positive definite: the set is not an ellipsoid")
+            raise ValueError(f"shape is {shape.tolist()}; expected a finite symmetric matrix")
+        least = float(np.linalg.eigvalsh(shape)[0])
+        if not least > 0.0:
+            raise ValueError(
+                f"shape has the eigenvalue {least:.3g}; expected a positive definite matrix, or the set is no ellipsoid"
+            )
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "center", center)
 
@@ -120,7 +123,8 @@ def region_data(
     """
     if region.is_global:
         raise ValueError(
-            "the claim is global: the whole state space is the region, and there is no boundary to draw"
+            "the claim is global; expected a region with a boundary, which region_of_attraction finds where an "
+            "action_limit or state_limits bound the claim"
         )
     ellipsoid = Ellipsoid(region.shape, tuple(names), tuple(units), region.center)
     path, _ = region.simulate(region.boundary(starts), steps)

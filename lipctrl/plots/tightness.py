@@ -43,10 +43,15 @@ def tightness_plot(
     'Lipschitz bound [output unit / input unit]'
     """
     if not bounds or not all(np.isfinite([*bounds.values(), lower])) or lower < 0.0:
-        raise ValueError(f"bounds {dict(bounds)!r} and lower {lower!r} must be finite and not empty")
+        raise ValueError(
+            f"bounds are {dict(bounds)!r} and lower {lower!r}; expected at least one bound by name, and finite numbers"
+        )
     wrong = [name for name, value in bounds.items() if value < lower * (1.0 - 1e-9)]
     if wrong:
-        raise ValueError(f"the bounds of {', '.join(wrong)} lie below the attained gain {lower:.9g}")
+        raise ValueError(
+            f"the bounds of {', '.join(wrong)} lie below the attained gain {lower:.9g}; expected bounds of the network "
+            "and of the inputs that attained it"
+        )
     names = sorted(bounds, key=lambda name: bounds[name], reverse=True)
     values = np.array([bounds[name] for name in names])
     ax = axes_or_new(ax, (6.4, 1.6 + 0.42 * len(names)))

@@ -91,7 +91,7 @@ def training_curve(
     'mean return'
     """
     if not runs:
-        raise ValueError("training_curve takes at least one run: training_metrics('runs/…')")
+        raise ValueError("no runs were given; expected at least one, such as training_metrics('runs/…')")
     panels = 1 if bound is None else 2
     axes: list[Axes]
     if ax is None:

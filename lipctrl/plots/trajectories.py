@@ -142,7 +142,7 @@ def trajectory_plot(
     for panel, name in zip(axes, chosen, strict=True):
         for data, color, line, order in sets:
             if name not in data.names:
-                raise ValueError(f"the baseline has no channel {name!r}")
+                raise ValueError(f"the baseline has no channel {name!r}; it holds {', '.join(data.names)}")
             values = data.signals[:, :, data.names.index(name)]
             panel.plot(data.time, values.T, line, color=color, lw=width, alpha=0.65, zorder=order)
         panel.axhline(0.0, color=BLACK, lw=0.8)

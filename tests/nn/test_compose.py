@@ -109,6 +109,21 @@ def test_wrong_compositions_are_refused_with_their_reason():
         nn.Sum(block(3, 2, 1.0), block(4, 2, 1.0))
     with pytest.raises(ValueError, match="expected below 1"):
         nn.Feedback(block(3, 3, 1.0), block(3, 3, 1.0))
+    with pytest.raises(ValueError, match="the loop maps 3 to 2 features, the drive to 2"):
+        nn.Feedback(block(3, 2, 0.5), block(3, 2, 1.0))
+    with pytest.raises(ValueError, match="Sum: coefficients are .* one for each of 2 blocks"):
+        nn.Sum(block(3, 2, 1.0), block(3, 2, 1.0), coefficients=[1.0])
+    with pytest.raises(ValueError, match=r"input_metric has shape \(2, 2\) .* expected \(3, 3\)"):
+        nn.Metric(block(3, 2, 1.0), input_metric=torch.eye(2))
+    for name, make in {
+        "Residual": nn.Residual,
+        "Repeat": lambda f: nn.Repeat(f, times=2),
+        "Recursive": lambda f: nn.Recursive(f, 2, 2),
+    }.items():
+        with pytest.raises(
+            ValueError, match=f"{name}: the block maps 3 to 2 features; expected equally many"
+        ):
+            make(block(3, 2, 1.0))
     with pytest.raises(TypeError, match="certify"):
         nn.Residual(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="one norm"):

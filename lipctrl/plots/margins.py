@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl.analysis.margins import LIMIT
 from lipctrl.plots.style import (
     BLACK,
     CERTIFIED,
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMS = ("policy", "residual")
-
-
-# `incremental_gain_margin` tries no factor beyond this.
-LARGEST_FACTOR = 1e4
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,10 @@ def gain_sweep(
 
         margin = incremental_gain_margin(plant, policy, form=form)
     certified = (float(margin.lower), float(margin.upper))
-    falsified = (_number(margin.falsified_lower), _number(margin.falsified_upper))
+    falsified = (float(margin.falsified_lower), float(margin.falsified_upper))
     factors = _default_factors(certified, falsified) if k is None else np.asarray(k, dtype=np.float64)
     if factors.ndim != 1 or not (np.isfinite(factors).all() and (factors > 0.0).all()):
-        raise ValueError("k must be a one-dimensional array of positive finite factors")
+        raise ValueError(f"k is {k!r}; expected a one-dimensional array of positive finite factors")
     if form == "residual":
         norm = nominal_loop(system, ball.center).norm().value
         product = factors * ball.radius * norm
@@ -89,10 +86,6 @@ def gain_sweep(
             [f * ball.radius * nominal_loop(system, f * ball.center).norm().value for f in factors]
         )
     return GainSweep(factors, product, certified, falsified, form)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _default_factors(certified: tuple[float, float], falsified: tuple[float, float]) -> np.ndarray:
@@ -130,7 +123,7 @@ def gain_sweep_plot(sweep: GainSweep, *, ax: Axes | None = None, title: str | No
     low, high = max(sweep.certified[0], left), min(sweep.certified[1], right)
     if high > low:
         name = f"certified: {sweep.certified[0]:.3g} < k < {sweep.certified[1]:.3g}"
-        if sweep.certified[1] >= LARGEST_FACTOR:
+        if sweep.certified[1] >= LIMIT:
             name += " (larger factors were not tried)"
         ax.axvspan(low, high, color=SKY, alpha=0.3, lw=0, label=name)
     finite = np.isfinite(sweep.product)

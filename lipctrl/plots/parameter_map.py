@@ -68,7 +68,9 @@ def robustness_map(
     ball = own_ball(policy)
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if xs.ndim != 1 or ys.ndim != 1 or not (np.isfinite(xs).all() and np.isfinite(ys).all()):
-        raise ValueError("x and y must be one-dimensional arrays of finite parameter values")
+        raise ValueError(
+            f"x and y have shapes {xs.shape} and {ys.shape}; expected one-dimensional arrays of finite parameter values"
+        )
     tests = [[ball_test(make_plant(float(a), float(b)), ball) for a in xs] for b in ys]
     margin = np.array([[t.margin for t in row] for row in tests])
     verdict = np.array([[str(t.verdict) for t in row] for row in tests])

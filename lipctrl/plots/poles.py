@@ -71,7 +71,10 @@ def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -
         if system.D.any():
             through = np.eye(system.inputs) - gain @ system.D
             if np.linalg.cond(through) > 1e12:
-                raise ValueError("I - KD is singular for a policy of the ball: the loop is ill-posed")
+                raise ValueError(
+                    f"I - KD is singular for the policy K = {gain.tolist()} of the ball: the loop is ill-posed, and "
+                    "has no poles. Break the algebraic loop, for example with a sample of delay"
+                )
             inner = np.linalg.solve(through, gain)
         return np.linalg.eigvals(system.A + system.B @ inner @ system.C).astype(np.complex128)
 

@@ -112,7 +112,7 @@ def response_of_loop(loop: Any, ball: Any, norm: Any, verdict: str, *, omega: An
         grid = np.asarray(omega, dtype=np.float64)
         if grid.ndim != 1 or grid.size < 2 or not np.isfinite(grid).all() or not (np.diff(grid) > 0).all():
             raise ValueError(
-                "omega must be a rising one-dimensional array of at least two frequencies [rad/s]"
+                f"omega is {omega!r}; expected a rising one-dimensional array of at least two frequencies [rad/s]"
             )
     responses = [(w, *found) for w in grid if (found := _response_at(system, closed, float(w))) is not None]
     if len(responses) < 2:

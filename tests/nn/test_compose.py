@@ -111,7 +111,7 @@ def test_wrong_compositions_are_refused_with_their_reason():
         nn.Feedback(block(3, 3, 1.0), block(3, 3, 1.0))
     with pytest.raises(ValueError, match="the loop maps 3 to 2 features, the drive to 2"):
         nn.Feedback(block(3, 2, 0.5), block(3, 2, 1.0))
-    with pytest.raises(ValueError, match="Sum: coefficients are .* one for each of 2 blocks"):
+    with pytest.raises(ValueError, match=r"Sum: coefficients are .* one for each of 2 blocks"):
         nn.Sum(block(3, 2, 1.0), block(3, 2, 1.0), coefficients=[1.0])
     with pytest.raises(ValueError, match=r"input_metric has shape \(2, 2\) .* expected \(3, 3\)"):
         nn.Metric(block(3, 2, 1.0), input_metric=torch.eye(2))

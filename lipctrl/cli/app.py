@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from lipctrl.cli.flags import pairs
 
 app = typer.Typer(
     help="Neural controllers whose Lipschitz bound is guaranteed, with the proof carried to the closed loop.",
@@ -29,26 +31,6 @@ def _lipschitz(text: str) -> float | str:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r}; expected a positive number, 'auto' or 'scaled'") from None
-
-
-def _value(text: str) -> Any:
-    """Read a value of NAME=VALUE as JSON, or as the word that it is."""
-    import json
-
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _pairs(items: list[str] | None, flag: str) -> dict[str, Any]:
-    out = {}
-    for item in items or []:
-        name, equals, text = item.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"{flag} {item!r}; expected NAME=VALUE")
-        out[name] = _value(text)
-    return out
 
 
 @app.command()
@@ -119,9 +101,9 @@ def train(
         resume=resume,
         target=target,
         trade_off=trade_off,
-        settings=_pairs(setting, "--set"),
+        settings=pairs(setting, "--set"),
         config=config,
-        options=_pairs(option, "--env-option"),
+        options=pairs(option, "--env-option"),
         start=start,
         say=_say,
     )
@@ -255,8 +237,8 @@ def sweep(
         workers=workers,
         address=address,
         retries=retries,
-        settings=_pairs(setting, "--set"),
-        options=_pairs(option, "--env-option"),
+        settings=pairs(setting, "--set"),
+        options=pairs(option, "--env-option"),
         say=_say,
     )
     raise typer.Exit(0 if done else 1)

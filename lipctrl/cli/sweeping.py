@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lipctrl.cli.flags import value_of
 
 if TYPE_CHECKING:
     from lipctrl.runs.table import SweepResult
@@ -77,15 +78,8 @@ def _axes(items: list[str]) -> dict[str, Any]:
             except ValueError as error:
                 raise ValueError(f"--grid {item!r}: {error}") from error
         else:
-            out[name] = [_word(v) for v in text.split(",")]
+            out[name] = [value_of(v) for v in text.split(",")]
     return out
-
-
-def _word(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _draw(result: SweepResult, out: Path) -> list[Path]:

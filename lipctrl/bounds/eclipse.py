@@ -198,7 +198,10 @@ def layer_wise(reduction: Reduction, *, fast: bool) -> LayerWise:
     except np.linalg.LinAlgError as error:
         raise SolverError("the layer-wise elimination lost definiteness to rounding") from error
     stack = np.vstack([*whitened.values(), np.zeros((1, reduction.graph.sizes[-1]))])
-    return LayerWise(multipliers, float(np.linalg.norm(stack, 2)) ** 2, tuple(fallbacks))
+    norm = float(np.linalg.norm(stack, 2))
+    if not np.isfinite(norm * norm):
+        raise SolverError("the layer-wise bound is beyond the range of float64")
+    return LayerWise(multipliers, norm * norm, tuple(fallbacks))
 
 
 def _chosen(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,16 @@ def read_layers(layers: Sequence[Any], activation: Any) -> Network:
 
 
 def read_safetensors(path: Path, activation: Any) -> Network:
-    """Return the sequential network of a safetensors file: tensors `….weight`, `….bias`, in natural order of names.
+    """Return the sequential network of a safetensors file: tensors `….weight`, `….bias`, in the order of their numbers.
+
+    Such a file keeps no order. Names of several kinds (`fc1`, `fc2`, `out`) stand in the one order that fits the sizes.
 
     Raises
     ------
     UnsupportedOperationError
         For a tensor that is neither a matrix `.weight` nor its `.bias`.
     ValueError
-        For a file that is not in this format.
+        For a file that is not in this format, or whose layers fit in several orders, or in none.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -65,9 +68,31 @@ def read_safetensors(path: Path, activation: Any) -> Network:
                 f"tensor {name!r} of shape {value.shape} is not the weight or bias of a linear layer"
             )
 
-    def order(stem: str) -> list[tuple[int, int, str]]:
-        return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in stem.split(".")]
-
-    stems.sort(key=order)
+    orders = _orders(stems, {stem: tensors[f"{stem}.weight"].shape for stem in stems})
+    if len(orders) != 1:
+        count = "several orders" if orders else "no order"
+        raise ValueError(
+            f"{path} holds the layers {sorted(stems)}, whose names and sizes allow {count}; "
+            "number them, or pass a list of (W, b) in the order in which they run"
+        )
+    stems = orders[0]
     key = "{}.weight".format
     return read_layers([(tensors[key(s)], tensors.get(f"{s}.bias")) for s in stems], activation)
+
+
+def _orders(stems: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> list[list[str]]:
+    """Return the orders that keep layers of one kind of name in the order of their numbers and fit: two at most."""
+    kinds: dict[str, list[str]] = {}
+    for stem in sorted(stems, key=lambda stem: [int(n) for n in re.findall("[0-9]+", stem)]):
+        kinds.setdefault(re.sub(r"[0-9]+(\.[0-9]+)*", "#", stem), []).append(stem)
+    found: list[list[str]] = []
+    partial: list[list[str]] = [[]]
+    while partial and len(found) < 2:
+        run = partial.pop()
+        if len(run) == len(stems):
+            found.append(run)
+        for names in kinds.values():
+            left = [name for name in names if name not in run]
+            if left and (len(kinds) == 1 or not run or shapes[run[-1]][0] == shapes[left[0]][1]):
+                partial.append([*run, left[0]])
+    return found

@@ -99,9 +99,20 @@ def _is_power_of_two(values: np.ndarray) -> bool:
     return bool(((mantissas == 0.5) | (mantissas == 0.0)).all())
 
 
-def _only_moves(matrix: np.ndarray) -> bool:
-    """Tell whether W @ matrix only moves and shifts the columns of W, which float64 does exactly."""
-    return bool((np.count_nonzero(matrix, axis=0) <= 1).all()) and _is_power_of_two(matrix)
+def _moved(weight: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
+    """Return weight @ matrix where that only moves columns and shifts exponents, without rounding; else None."""
+    if not (np.count_nonzero(matrix, axis=0) <= 1).all() or not _is_power_of_two(matrix):
+        return None
+    rows = np.argmax(np.abs(matrix), axis=0)
+    return _shifted(weight[:, rows], matrix[rows, np.arange(matrix.shape[1])])
+
+
+def _shifted(values: np.ndarray, powers: np.ndarray) -> np.ndarray | None:
+    """Return values times powers of two (or zeros) where float64 holds the products exactly, else None."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        products = values * powers
+        back = products / np.where(powers == 0.0, 1.0, powers)
+    return products if np.array_equal(back, np.where(powers == 0.0, 0.0, values)) else None
 
 
 def finite(name: str, values: Any) -> np.ndarray:
@@ -152,9 +163,9 @@ class Builder:
         offset = np.zeros(weight.shape[0]) if bias is None else finite("a bias", bias)
         if offset.shape != (weight.shape[0],):
             raise ValueError(f"a bias has shape {offset.shape}; expected ({weight.shape[0]},)")
-        if not x.offset.any() and all(_only_moves(m) for m in x.maps.values()):
-            # Each product has one term, times a power of two: exact.
-            return Expression({j: weight @ m for j, m in x.maps.items()}, offset)
+        maps = {j: moved for j, m in x.maps.items() if (moved := _moved(weight, m)) is not None}
+        if not x.offset.any() and len(maps) == len(x.maps):
+            return Expression(maps, offset)
         (source,) = self._pure(x).maps
         return Expression({source: weight}, offset)
 
@@ -211,10 +222,12 @@ class Builder:
     def scale(self, x: Expression, factor: Any) -> Expression:
         """Return factor · x, entry by entry."""
         factor = np.broadcast_to(finite("a factor", factor), (x.size,)).astype(np.float64)
-        if not _is_power_of_two(factor):
+        offset = _shifted(x.offset, factor) if _is_power_of_two(factor) else None
+        maps = {j: moved for j, m in x.maps.items() if (moved := _shifted(m, factor[:, None])) is not None}
+        if offset is None or len(maps) < len(x.maps):
             (source,) = self._pure(x).maps
             return Expression({source: np.diag(factor)}, np.zeros(x.size))
-        return Expression({j: factor[:, None] * m for j, m in x.maps.items()}, factor * x.offset)
+        return Expression(maps, offset)
 
     def clip(self, x: Expression, lower: Any, upper: Any) -> Expression:
         """Return x clipped between numbers, or vectors of one number a feature; equal limits share a layer."""
@@ -241,6 +254,8 @@ class Builder:
 
     def select(self, x: Expression, index: Any) -> Expression:
         """Return the entries of x that a slice or an index array picks."""
+        if not x.offset[index].size:
+            raise UnsupportedOperationError(f"a selection {index} of {x.size} features is empty")
         return Expression({j: m[index] for j, m in x.maps.items()}, x.offset[index])
 
     def finish(self, y: Expression) -> Network:

@@ -1,0 +1,33 @@
+"""Products of powers of two are carried out where float64 holds them; where it does not, layers stay as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import lipctrl
+from tests.bounds.modules import called
+
+TINY, HUGE = 2.0**-1000, 2.0**1000
+
+
+@pytest.mark.parametrize(
+    ("forward", "factor"),
+    [
+        (lambda s, x: s.a(x * TINY * TINY) * HUGE * HUGE, 1.0),
+        (lambda s, x: s.a(x * HUGE * HUGE) * TINY * TINY, 1.0),
+        (lambda s, x: s.a(x / HUGE / HUGE * HUGE) * HUGE, 1.0),
+        (lambda s, x: (s.a(x) * 1.5 * 2.0**-1074) * 2.0**1000 * 2.0**74, 1.5),
+        (lambda s, x: torch.relu(s.a(x) * TINY) * 2.0**-74 * HUGE * 2.0**74, 1.0),
+    ],
+)
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_gains_do_not_vanish_in_underflow(forward, factor, norm):
+    net = called(forward)
+    weight = net.a.weight.detach().numpy()
+    true = factor * float(np.linalg.norm(weight, 2 if norm == "l2" else np.inf))
+    for method in ("auto", "product"):
+        cert = lipctrl.certify(net, method, norm=norm)
+        assert true <= cert.gain <= true * 1.002
+        assert lipctrl.check(cert).ok

@@ -79,6 +79,14 @@ def test_commands_are_known():
     assert seen > 10
 
 
+def test_every_kind_of_picture_is_listed():
+    from lipctrl.plots import RUN_FIGURES
+
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([\w-]+)` \| (.+) \|$", page, re.MULTILINE)
+    assert listed == [(kind, shows) for kind, (shows, _) in RUN_FIGURES.items()]
+
+
 def test_links_and_pictures_exist():
     for page in PAGES:
         text = FENCE.sub("", page.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 # What `lipctrl train` designs where no flag says otherwise.
@@ -83,7 +84,7 @@ def run_training(
             guarantee=None if resume or made is None else made.guarantee,
         )
     say(str(run))
-    say(f"next: lipctrl analyze {run.path}")
+    say(f"next: lipctrl analyze {quote(str(run.path))}")
 
 
 def _recorded(
@@ -114,7 +115,8 @@ def _saying_what_is_saved(path: Path, say: Callable[[str], None]) -> Iterator[No
         yield
     except KeyboardInterrupt as stop:
         what = str(stop) or "nothing new was saved"
-        say(f"stopped; {what}. Continue with --resume --out {path}" if path.exists() else f"stopped; {what}")
+        after = f". Continue with --resume --out {quote(str(path))}" if path.exists() else ""
+        say(f"stopped; {what}{after}")
         raise
 
 

@@ -48,6 +48,16 @@ def certificate(tmp_path):
     return rules.centered([[-1.0, -1.5]], net).save(tmp_path / "certificate.json")
 
 
+def test_train_says_what_stands_where_its_folder_should(run_cli, tmp_path):
+    for out in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
+        (tmp_path / "notes.txt").touch()
+        code, _, err = run_cli("train", "lipctrl/Pendulum-v0", "--out", out, *SHORT)
+        assert code == 2
+        assert f"lipctrl: {out}" in err or f"the run folder {out}" in err
+        assert "choose another" in err
+        assert "intact" not in err
+
+
 def test_train_says_the_bound_its_reason_and_where_the_run_is(trained):
     out, said = trained
     run = lipctrl.load_run(out)

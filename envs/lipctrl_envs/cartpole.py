@@ -53,6 +53,9 @@ class CartPole(MechanicalPlant):
 
     The mass matrix couples the accelerations through cos θ, so there is no element-wise exact Lur'e form; `lure_form`
     bounds the Jacobian of the accelerations over a box: |θ| ≤ angle_limit, |ẋ| ≤ 3, |θ̇| ≤ 3, |u| ≤ action_limit.
+
+    >>> CartPole(pole_mass=0.2, delay=1).state_names       # the command under way is a state
+    ('position', 'angle', 'position_rate', 'angle_rate', 'force_1_ago')
     """
 
     cart_mass: float = physical(1.0, "kg")

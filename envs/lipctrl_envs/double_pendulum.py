@@ -52,6 +52,10 @@ class DoublePendulumCart(MechanicalPlant):
     The observation is the state. The cost of a step is xᵀQx + uᵀRu + 50 max(0, |x| - 0.2)², plus
     `failure_cost` once when |x| exceeds `track_limit` or an angle exceeds `angle_limit`; 500 steps of 0.02 s.
     The Lur'e form bounds the Jacobian over |θ| ≤ 0.2, |θ̇| ≤ 1, |ẋ| ≤ 1 and the force limit.
+
+    >>> import numpy as np
+    >>> int((abs(np.linalg.eigvals(DoublePendulumCart().linearize().A)) > 1.001).sum())     # both rods fall
+    2
     """
 
     cart_mass: float = physical(1.0, "kg")

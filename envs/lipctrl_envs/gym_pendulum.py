@@ -45,6 +45,10 @@ class GymPendulum(Plant):
 
     The cost of a step is θ² + 0.1 θ̇² + 0.001 u², θ wrapped to ±π, as in Gymnasium; 200 steps of 0.05 s, no failure.
     The Lur'e form is exact while the speed is not clipped, which its third channel states as a region.
+
+    >>> import torch
+    >>> GymPendulum().transition(torch.tensor([0.0, 0.0]), torch.tensor([5.0]))    # the torque is clipped to 2 N·m
+    tensor([0.0150, 0.3000])
     """
 
     mass: float = physical(1.0, "kg")

@@ -57,6 +57,9 @@ class MassSpringChain(MechanicalPlant):
     springs must not be stretched much. It never fails; 400 steps of 0.05 s. The Lur'e form is exact with
     ψ = s³ for each spring, of slopes [0, 3 s_max²] on |s| ≤ s_max = 1 m (`region={"stretch": …}`); with
     `hardening=0` the plant is linear.
+
+    >>> MassSpringChain(masses=50).linearize().nstates
+    100
     """
 
     masses: int = 4

@@ -155,6 +155,10 @@ class PendulumSwingUp(Pendulum):
     The cost of a step, 2 (1 - cos θ) + 0.1 θ̇² + 0.01 u², is smooth on the circle and agrees to second order with that
     of `Pendulum` near the upright. Weak torque (5 N·m against m g l = 9.81 N·m) makes pumping necessary.
     The Lur'e form has two exact channels, sin θ and cos θ - 1 (the latter enters the observation only).
+
+    >>> plant = PendulumSwingUp()
+    >>> plant.observation_names, plant.lure_form().exact
+    (('cos_angle', 'sin_angle', 'angle_rate'), True)
     """
 
     disturbance: Any = 0.0

@@ -47,6 +47,10 @@ class PlanarQuadrotor(MechanicalPlant):
     + 30 max(0, |x| - 0.2)² + 30 max(0, |z| - 0.2)²; |x| or |z| beyond `cage` or |φ| beyond `tilt_limit` fails and costs
     `failure_cost` once; 500 steps of 0.02 s. The products of thrust with sin φ and cos φ have no element-wise Lur'e
     form; the Jacobian is bounded over |φ| ≤ 0.5 and the thrust limit.
+
+    >>> plant = PlanarQuadrotor(mass=0.6)
+    >>> dict(zip(plant.action_names, plant.action_limit.tolist()))
+    {'thrust': 3.0, 'torque': 0.1}
     """
 
     mass: float = physical(0.5, "kg")

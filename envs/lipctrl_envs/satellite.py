@@ -58,6 +58,10 @@ class SpinningSatellite(Plant):
 
     an error beyond 90°, |σ| > tan(π/8), fails and costs `failure_cost` once; 400 steps of 0.1 s. The products
     have no element-wise Lur'e form; the Jacobian is bounded over |σᵢ| ≤ 0.2, |δᵢ| ≤ 0.2 and the torque limits.
+
+    >>> A = SpinningSatellite(spin=0.0).linearize().A
+    >>> A[3:, 3:].round(12).tolist()                      # without spin the axes are uncoupled
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
 
     inertia1: float = physical(12.0, "kg·m²")

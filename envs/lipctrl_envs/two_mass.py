@@ -46,6 +46,9 @@ class TwoMassDrive(MechanicalPlant):
 
     the shaft must not be twisted much. It never fails; 400 steps of 0.05 s. The plant is linear: its Lur'e
     form has no channel.
+
+    >>> TwoMassDrive(stiffness=0.5, damping=0.0).lure_form().lower.size
+    0
     """
 
     motor_mass: float = physical(1.0, "kg")

@@ -53,6 +53,10 @@ class LateralVehicle(MechanicalPlant):
     leaving the lane (|e| > `lane`) fails and costs `failure_cost` once; 500 steps of 0.02 s. The Lur'e form
     is exact: ψ = tanh for each axle, slopes [1 - tanh²(z_max), 1] on |C α/(μ N)| ≤ z_max = 1
     (`region={"front_slip": …, "rear_slip": …}`, in this normalised slip; math.inf is allowed: slopes [0, 1]).
+
+    >>> form = LateralVehicle(speed=30.0).lure_form({"front_slip": math.inf, "rear_slip": math.inf})
+    >>> form.lower.tolist(), form.upper.tolist()
+    ([0.0, 0.0], [1.0, 1.0])
     """
 
     mass: float = physical(1500.0, "kg")

@@ -42,7 +42,7 @@ def _response(report: Any) -> LoopResponse:
     return response_of_loop(report.loop, report.ball, report.hinf, str(report.verdict))
 
 
-def report_plot(report: Any, *, ax: Axes | None = None) -> Axes:
+def report_plot(report: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """Draw the loop of a report against its ball: a Nyquist plot for one input, else singular values of T.
 
     Parameters
@@ -63,8 +63,8 @@ def report_plot(report: Any, *, ax: Axes | None = None) -> Axes:
 
     response = _response(report)
     if response.plant.shape[2] == 1 and response.radius > 0.0:
-        return nyquist_plot(response, ax=ax)
-    return sigma_plot(response, ax=ax)
+        return nyquist_plot(response, ax=ax, title=title)
+    return sigma_plot(response, ax=ax, title=title)
 
 
 def report_figures(report: Any) -> dict[str, Figure]:
@@ -201,14 +201,8 @@ def _items(lines: Any) -> str:
 
 
 def _numbers(report: Any) -> str:
-    rows = [("nominal loop", report.hinf)]
-    if report.stability_radius is not None:
-        used = f"{report.stability_radius:.6g} (the policy uses {report.ball.radius:.6g})"
-        rows.append(("stability radius around the centre", used))
-    rows += list(report.margins().items())
-    return (
-        "<table>" + "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows) + "</table>"
-    )
+    rows = "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in report.numbers())
+    return f"<table>{rows}</table>"
 
 
 def _criteria(tests: Any) -> str:

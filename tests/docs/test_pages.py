@@ -87,6 +87,22 @@ def test_every_kind_of_picture_is_listed():
     assert listed == [(kind, shows) for kind, (shows, _) in RUN_FIGURES.items()]
 
 
+def test_the_table_of_environments_is_the_registry():
+    import gymnasium
+
+    import lipctrl_envs  # noqa: F401 (registers them)
+
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(lipctrl/\S+)` \| .+ \| (\d+), (\d+) \| ([\d.]+) \| (\w+)", page, re.MULTILINE)
+    listed = {name: tuple(row) for name, *row in rows}
+    expected = {}
+    for name in (n for n in gymnasium.registry if n.startswith("lipctrl/")):
+        plant = gymnasium.make(name).unwrapped.plant
+        form = "exact" if plant.lure_form().exact else "bounds"
+        expected[name] = (str(plant.state_size), str(plant.action_size), f"{plant.dt:g}", form)
+    assert listed == expected
+
+
 def test_links_and_pictures_exist():
     for page in PAGES:
         text = FENCE.sub("", page.read_text(encoding="utf-8"))

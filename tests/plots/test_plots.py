@@ -101,11 +101,13 @@ def test_draws_into_the_callers_axes(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_refuses_unknown_keywords(name, tmp_path):
+def test_takes_axes_and_title_and_refuses_unknown_keywords(name, tmp_path):
     arguments, _ = CASES[name]
     with pytest.raises(TypeError, match="colour"):
         getattr(plots, name)(*arguments(tmp_path), colour="red", **EXTRA.get(name, {}))
-    kinds = {p.kind for p in inspect.signature(getattr(plots, name)).parameters.values()}
+    parameters = inspect.signature(getattr(plots, name)).parameters
+    assert all(parameters[n].kind is inspect.Parameter.KEYWORD_ONLY for n in ("ax", "title"))
+    kinds = {p.kind for p in parameters.values()}
     assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 

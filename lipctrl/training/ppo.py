@@ -80,7 +80,8 @@ class PPO(Algorithm):
         if self.steps_per_iteration < 2 * config.minibatches:
             raise ValueError(
                 f"{config.environments} environments of {config.horizon} steps make {self.steps_per_iteration} "
-                f"transitions, too few for {config.minibatches} minibatches of two or more"
+                f"transitions, too few for {config.minibatches} minibatches of two or more; raise environments or "
+                "horizon, or lower minibatches"
             )
         if config.exploration == 0.0:
             raise ValueError("setting exploration is 0; the policy gradient needs noise, a positive number")

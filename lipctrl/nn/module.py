@@ -201,7 +201,10 @@ def positive(name: str, value: int) -> int:
 def in_series(depth: int, in_features: int, out_features: int) -> int:
     """Return `depth` if so many equal blocks from n to p numbers can stand in series, else raise a ValueError."""
     if positive("depth", depth) > 1 and in_features != out_features:
-        raise ValueError(f"blocks in series keep the dimension; got {in_features} → {out_features}")
+        raise ValueError(
+            f"depth is {depth} and the blocks map {in_features} to {out_features} features; expected equally many, so "
+            "that blocks can stand in series"
+        )
     return int(depth)
 
 

@@ -39,7 +39,8 @@ pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem; border-radius:
 
 
 def _response(report: Any) -> LoopResponse:
-    return response_of_loop(report.loop, report.ball, report.hinf, str(report.verdict))
+    verdict, scaled = str(report.verdict), not report.scales.trivial
+    return response_of_loop(report.loop, report.ball, report.hinf, verdict, scaled=scaled)
 
 
 def report_plot(report: Any, *, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -93,6 +94,11 @@ def report_figures(report: Any) -> dict[str, Figure]:
             "The whole policy scaled by k: certified where the proved product is below 1, falsified where a policy of "
             "the ball was found that destabilises."
         ] = lambda: _margins(report)
+    if report.incremental_disk_margin is not None:
+        drawn[
+            "Gains and phases that every actuator may have at once with every policy of the ball, and those found to "
+            "destabilise."
+        ] = lambda: _disk(report)
     if report.loop.is_stable and report.loop.plant.states:
         drawn[
             "Closed-loop poles of sampled linear policies of the ball. Samples illustrate, they prove nothing."
@@ -132,6 +138,12 @@ def _margins(report: Any) -> Axes:
     from lipctrl.plots.margins import gain_sweep, gain_sweep_plot
 
     return gain_sweep_plot(gain_sweep(report.loop.plant, report.ball, margin=report.incremental_gain_margin))
+
+
+def _disk(report: Any) -> Axes:
+    from lipctrl.plots.disk_margin import disk_margin_plot
+
+    return disk_margin_plot(report.incremental_disk_margin)
 
 
 def _poles(report: Any) -> Axes:

@@ -27,6 +27,7 @@ class LoopResponse:
         attained gain, `peak` its frequency [rad/s].
     sample_time : 0 in continuous time, else the sampling period [s].
     rate : unit of the frequencies: "rad/s", or "rad/sample" for dt=True.
+    scaled : whether signals are those divided by the policy's scales, in which its ball is smallest.
     """
 
     omega: np.ndarray
@@ -41,6 +42,7 @@ class LoopResponse:
     peak: float
     sample_time: float
     rate: str = "rad/s"
+    scaled: bool = False
 
     @property
     def singular_values(self) -> np.ndarray:
@@ -91,18 +93,22 @@ def loop_response(plant: Any, policy: Any, *, omega: Any = None) -> LoopResponse
     """
     from lipctrl.analysis import as_realization, ball_test, in_own_units
 
-    system, ball, _ = in_own_units(as_realization(plant), policy)
+    system, ball, scales = in_own_units(as_realization(plant), policy)
     test = ball_test(system, ball)
-    return response_of_loop(test.loop, ball, test.norm, str(test.verdict), omega=omega)
+    verdict = str(test.verdict)
+    return response_of_loop(test.loop, ball, test.norm, verdict, omega=omega, scaled=not scales.trivial)
 
 
-def response_of_loop(loop: Any, ball: Any, norm: Any, verdict: str, *, omega: Any = None) -> LoopResponse:
+def response_of_loop(
+    loop: Any, ball: Any, norm: Any, verdict: str, *, omega: Any = None, scaled: bool = False
+) -> LoopResponse:
     """Evaluate a `NominalLoop` whose norm is known already, such as that of a stability report.
 
     Parameters
     ----------
     loop : `lipctrl.analysis.NominalLoop`; ball : `IncrementalBall`; norm : `HinfNorm` of ‖T‖_∞.
     verdict : word for the title.
+    scaled : whether loop and ball are those of scaled signals.
     """
     system, closed = loop.plant, loop.system
     if omega is None:
@@ -133,6 +139,7 @@ def response_of_loop(loop: Any, ball: Any, norm: Any, verdict: str, *, omega: An
         peak=norm.frequency,
         sample_time=system.sample_time,
         rate="rad/sample" if system.counts_samples else "rad/s",
+        scaled=scaled,
     )
 
 

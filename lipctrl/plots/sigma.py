@@ -71,7 +71,8 @@ def sigma_plot(
         ax.axvline(math.pi / response.sample_time, color=GREY, lw=1.2, ls="-.", label="Nyquist frequency")
     if not db:
         plain_log_ticks(ax)
-    ax.set(xlabel=f"frequency ω [{response.rate}]", ylabel=f"σ of T {'[dB]' if db else '[ratio]'}")
+    quantity = "σ of T between scaled signals" if response.scaled else "σ of T"
+    ax.set(xlabel=f"frequency ω [{response.rate}]", ylabel=f"{quantity} {'[dB]' if db else '[ratio]'}")
     ax.set_xlim(response.omega[0], response.omega[-1] * 1.05)
     ax.set_title(title or f"Small gain around the centre: {response.verdict}")
     legend_below(ax, 2)

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lipctrl import plots
-from lipctrl.analysis import IncrementalBall, analyze
+from lipctrl.analysis import IncrementalBall, ScaledBall, analyze
 from tests.plots.subjects import (
     BALL,
     MARGIN,
@@ -93,3 +93,22 @@ def test_a_report_names_the_centre_gain_and_what_its_verdict_means():
     assert "K₀ = [[-3]]" in analyze(plant, IncrementalBall([[-3.0]], 1.0)).summary()
     assert "does not mean unstable" in analyze(plant, IncrementalBall([[-3.0]], 9.0)).summary()
     assert "about the centre" in analyze(plant, IncrementalBall([[3.0]], 1.0)).summary()
+
+
+def test_a_disk_margin_that_was_asked_for_is_drawn():
+    report = analyze(PLANT, IncrementalBall([[-3.0]], 0.5), margins="all")
+    captions = list(plots.report_figures(report))
+    assert sum("Gains and phases" in caption for caption in captions) == 1
+    plain = analyze(PLANT, IncrementalBall([[-3.0]], 0.5))
+    assert not any("Gains and phases" in caption for caption in plots.report_figures(plain))
+
+
+def test_signals_that_were_scaled_are_said_to_be():
+    plant = control.ss([[0.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]], np.eye(2), 0)
+    scaled = ScaledBall([[-4.0, -2.0]], 0.5, [4.0, 0.5])
+    assert (
+        plots.sigma_plot(plots.loop_response(plant, scaled)).get_ylabel()
+        == "σ of T between scaled signals [ratio]"
+    )
+    plain = plots.loop_response(plant, IncrementalBall([[-4.0, -2.0]], 0.5))
+    assert plots.sigma_plot(plain).get_ylabel() == "σ of T [ratio]"

@@ -111,6 +111,27 @@ def test_links_and_pictures_exist():
                 assert (page.parent / target).exists(), f"{name_of(page)} points to {target}"
 
 
+def anchor(heading: str) -> str:
+    """Return the anchor that mkdocs gives a heading."""
+    words = re.sub(r"[^\w\s-]", "", heading.lower()).strip()
+    return re.sub(r"[-\s]+", "-", words)
+
+
+def test_links_into_pages_end_at_a_heading():
+    texts = {page.resolve(): FENCE.sub("", page.read_text(encoding="utf-8")) for page in PAGES}
+    anchors = {p: {anchor(h) for h in re.findall(r"^#+ (.+)$", t, re.MULTILINE)} for p, t in texts.items()}
+    seen = 0
+    for page, text in texts.items():
+        for target, name in re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", text):
+            assert name in anchors[(page.parent / target).resolve() if target else page], (
+                page.name,
+                target,
+                name,
+            )
+            seen += 1
+    assert seen > 5
+
+
 def test_pages_are_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):

@@ -17,7 +17,7 @@ import torch
 
 import lipctrl
 from lipctrl import plots
-from lipctrl.analysis.region import region_of_attraction
+from lipctrl.analysis import region_of_attraction
 from lipctrl.training import lqr_gain
 
 

@@ -93,13 +93,18 @@ def test_the_table_of_environments_is_the_registry():
     import lipctrl_envs  # noqa: F401 (registers them)
 
     page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(lipctrl/\S+)` \| .+ \| (\d+), (\d+) \| ([\d.]+) \| (\w+)", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+-v\d)` \| .+ \| (\d+), (\d+) \| ([\d.]+) \| (\w+)", page, re.MULTILINE)
     listed = {name: tuple(row) for name, *row in rows}
     expected = {}
     for name in (n for n in gymnasium.registry if n.startswith("lipctrl/")):
         plant = gymnasium.make(name).unwrapped.plant
         form = "exact" if plant.lure_form().exact else "bounds"
-        expected[name] = (str(plant.state_size), str(plant.action_size), f"{plant.dt:g}", form)
+        expected[name.removeprefix("lipctrl/")] = (
+            str(plant.state_size),
+            str(plant.action_size),
+            f"{plant.dt:g}",
+            form,
+        )
     assert listed == expected
 
 

@@ -187,7 +187,13 @@ def analyze(
 @app.command()
 def plot(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    kind: Annotated[str, typer.Argument(help="What to draw; a wrong name lists them.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="training trajectories nyquist sigma margins disk-margin margin-simulation structured-margins region "
+            "trade-off poles certificate singular-values gershgorin."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Picture file [RUN/KIND.png].")] = None,
 ) -> None:
     """Draw one picture of a run."""

@@ -49,8 +49,7 @@ def run_figure(run: Any, kind: str) -> Figure:
     'σ of T [ratio]'
     """
     if kind not in RUN_FIGURES:
-        known = "; ".join(f"{name}: {shows}" for name, (shows, _) in RUN_FIGURES.items())
-        raise ValueError(f"there is no figure {kind!r}. Known are {known}")
+        raise ValueError(f"there is no figure {kind!r}; expected one of {', '.join(RUN_FIGURES)}")
     axes = np.asarray(RUN_FIGURES[kind][1](run), dtype=object).ravel()
     figure = axes[0].get_figure(root=True)
     assert figure is not None

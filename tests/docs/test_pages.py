@@ -87,6 +87,16 @@ def test_every_kind_of_picture_is_listed():
     assert listed == [(kind, shows) for kind, (shows, _) in RUN_FIGURES.items()]
 
 
+def test_help_names_every_kind_of_picture():
+    import typer.main
+
+    from lipctrl.cli.app import app
+    from lipctrl.plots import RUN_FIGURES
+
+    (argument,) = (p for p in typer.main.get_command(app).commands["plot"].params if p.name == "kind")
+    assert argument.help.rstrip(".").split() == list(RUN_FIGURES)
+
+
 def test_the_table_of_environments_is_the_registry():
     import gymnasium
 

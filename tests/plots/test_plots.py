@@ -127,7 +127,7 @@ def test_too_few_axes_are_refused():
 
 
 def test_unknown_run_figure_lists_the_known_ones():
-    with pytest.raises(ValueError, match="nyquist"):
+    with pytest.raises(ValueError, match=r"expected one of training, .*nyquist"):
         plots.run_figure(object(), "bode")
 
 

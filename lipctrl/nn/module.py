@@ -40,20 +40,50 @@ class _Fold:
         self.key = self.value = None
 
 
+_DIRECTIONS: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+
+def _direction(like: Tensor) -> Tensor:
+    """Return fixed random numbers, as many as `like` has entries."""
+    key = like.device, like.dtype
+    if key not in _DIRECTIONS or len(_DIRECTIONS[key]) < len(like):
+        numbers = torch.randn(2 * len(like), generator=torch.Generator().manual_seed(0))
+        _DIRECTIONS[key] = numbers.to(device=like.device, dtype=like.dtype)
+    return _DIRECTIONS[key][: len(like)]
+
+
 def _fingerprint(tensors: list[Tensor]) -> tuple[int, ...]:
-    """Return the sums of the tensors' bit patterns.
+    """Return the sums of the tensors' bit patterns, and their products with random numbers.
 
-    Version counters are not enough: fused optimisers and edits through `.data` do not count.
+    Version counters are not enough: fused optimisers and edits through `.data` do not count. Nor are sums alone:
+    they are those of the same entries in another order, or with an even number of signs changed.
     """
-    by_device: dict[torch.device, list[Tensor]] = {}
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for t in tensors:
-        if t.numel():
-            bits = t.detach().contiguous().view(_WORDS[t.element_size()])
-            by_device.setdefault(t.device, []).append(bits.sum())
-    return tuple(v for sums in by_device.values() for v in torch.stack(sums).tolist())
+        groups.setdefault((t.device, t.dtype), []).append(t.detach().reshape(-1))
+    out: list[int] = []
+    for group in groups.values():
+        flat = torch.cat(group)
+        if flat.numel():
+            sums = [flat.view(_WORDS[flat.element_size()]).sum()]
+            if flat.is_floating_point():
+                sums.append(torch.dot(flat, _direction(flat)).double().view(torch.int64))
+            out.extend(torch.stack(sums).tolist())
+    return tuple(out)
 
 
-class CertifiedModule(nn.Module):
+class Tracked(nn.Module):
+    """A module whose plain attributes count like parameters: to set one makes every remembered fold stale."""
+
+    changes = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name != "training":
+            Tracked.changes += 1
+
+
+class CertifiedModule(Tracked):
     """A network whose Lipschitz bound holds for every value of its parameters.
 
     A subclass writes `fold()`, the one function from free parameters (trained) to an `Explicit` map (run,
@@ -90,6 +120,7 @@ class CertifiedModule(nn.Module):
             return self.fold()
         tensors = [*self.parameters(), *self.buffers()]
         key = (
+            Tracked.changes,
             torch.is_inference_mode_enabled(),
             tuple((id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in tensors),
             _fingerprint(tensors),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipctrl.nn.explicit import Affine, Explicit, reserved
-from lipctrl.nn.module import CertifiedModule, composed, positive, positive_gain
+from lipctrl.nn.module import CertifiedModule, Tracked, composed, positive, positive_gain
 from lipctrl.nn.small import SMALL, cayley_backward, cayley_forward
 
 
@@ -235,7 +235,7 @@ def _free(weight: Tensor, alpha: Tensor) -> Tensor:
     return _bounded(alpha) * (unit / norm)
 
 
-class Semiorthogonal(nn.Module):
+class Semiorthogonal(Tracked):
     """A batch of semi-orthogonal matrices: the Cayley map of αX/‖X‖_F with trainable X and α.
 
     `matrix()` has shape (*batch, rows, columns); its rows are orthonormal when rows ≤ columns, its columns

@@ -32,12 +32,12 @@ def portrait_data(
     found: Any,
     names: Sequence[str],
     units: Sequence[str],
-    starts: np.ndarray,
+    states: np.ndarray,
     *,
     steps: int = 400,
     turns: Sequence[str] = (),
 ) -> Portrait:
-    """Simulate a basin's loop from `starts` (count, n), without disturbance.
+    """Simulate a basin's loop from `states` (count, n), without disturbance.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def portrait_data(
     for name in turns:
         if name not in names:
             raise ValueError(f"there is no state {name!r}; the basin has {', '.join(names)}")
-    paths = np.swapaxes(found.simulate(starts, steps), 0, 1)
+    paths = np.swapaxes(found.simulate(states, steps), 0, 1)
     for name in turns:
         i = list(names).index(name)
         paths[:, :, i] -= 2.0 * np.pi * np.round((paths[:, -1:, i] - found.center[i]) / (2.0 * np.pi))

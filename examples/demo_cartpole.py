@@ -29,12 +29,12 @@ system = plant.linearize()
 K, _, _ = control.dlqr(system.A, system.B, plant.Q, plant.R)
 K = np.float64(np.float32(K))
 
-# Any φ with Lip φ below the stability radius keeps u = -K y + φ(y) stable. The network gets half of it.
-guarantee = StabilityGuarantee.of(system, K)
-scale = np.array([0.5, 0.25, 0.5, 1.0])
+# Any f with Lip f below the stability radius keeps u = -K y + f(y / sizes) stable. The network gets a quarter of it.
+sizes = np.array([0.5, 0.25, 0.5, 1.0])  # of position, angle and their speeds
+guarantee = StabilityGuarantee.of(system, K, sizes)
 torch.manual_seed(0)
-network = lipctrl.LipschitzResNet(4, 1, lipschitz=0.5 * guarantee.radius * scale.min(), width=32, depth=2)
-policy = lipctrl.ResidualPolicy(K, network, observation_scale=scale, action_limits=plant.action_limit)
+network = lipctrl.LipschitzResNet(4, 1, lipschitz=0.25 * guarantee.radius, width=32, depth=2)
+policy = lipctrl.ResidualPolicy(K, network, observation_scale=sizes, action_limits=plant.action_limit)
 
 # Training goes through the plant's own derivatives; the bound holds at every step, and every checkpoint proves it.
 config = APGConfig(

@@ -64,6 +64,21 @@ def test_both_classes_of_perturbations_are_drawn_where_they_differ():
     assert sum(text.get_text().startswith("f") for text in ax.texts) == 2
 
 
+def test_the_crosses_of_two_channels_make_the_loop_singular_together():
+    s = control.tf("s")
+    drives = control.append(control.ss(2 / (s * (s + 1))), control.ss(20 / (s * (s + 4))))
+    gain = np.array([[1.0, 0.6], [-0.6, 1.0]])
+    margin = disk_margin(gain, drives)
+    ax = disk_margin_plot(margin)
+    signs = [np.sign(float(text.get_text().partition(": ")[2].rstrip("°"))) for text in ax.texts]
+    folded = crosses(ax)
+    f = np.where(np.array(signs) < 0.0, folded.conj(), folded)
+    singular = np.eye(2) + np.diag(f) @ gain @ drives(1j * margin.frequency)
+    assert abs(np.linalg.det(singular)) < 1e-5
+    # The signs matter: with the phases that are drawn, all upwards, the loop would not be singular.
+    assert abs(np.linalg.det(np.eye(2) + np.diag(folded) @ gain @ drives(1j * margin.frequency))) > 1e-2
+
+
 def test_the_margin_of_a_ball_shows_what_was_falsified():
     margin = incremental_disk_margin(LOOP, IncrementalBall([[-1.0]], 0.1))
     ax = disk_margin_plot(margin)

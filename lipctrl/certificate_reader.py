@@ -122,6 +122,15 @@ def _no_constant(token: str) -> float:
     raise CertificateFormatError(f"{token} is not a number that a certificate may hold")
 
 
+def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a table whose every name stands once: other readers may take the other value of a doubled name."""
+    table = dict(pairs)
+    _expect(
+        len(table) == len(pairs), f"a table names a field twice: {ascii([name for name, _ in pairs])[:200]}"
+    )
+    return table
+
+
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     """Read a certificate from a JSON file; run `lipctrl.check` on it before believing it.
 
@@ -140,7 +149,8 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     True
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_constant)
+        text = Path(path).read_text(encoding="utf-8")
+        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_single)
     except CertificateFormatError:
         raise
     except (ValueError, RecursionError) as error:

@@ -58,6 +58,11 @@ def read_safetensors(path: Path, activation: Any) -> Network:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    except (TypeError, AttributeError) as error:
+        # numpy has no bfloat16 and no float8.
+        raise ValueError(
+            f"{path} holds numbers of a type unknown to numpy ({error}); save them as float32"
+        ) from error
     stems = []
     for name, value in tensors.items():
         stem, _, leaf = name.rpartition(".")

@@ -55,3 +55,12 @@ def test_an_order_that_nobody_gave_is_not_guessed(tmp_path, names, sizes, word):
     save_file({"a.weight": np.ones((2, 3)), "b.weight": np.ones((2, 4))}, path)
     with pytest.raises(ValueError, match="no order"):
         lipctrl.certify(path, activation="tanh")
+
+
+def test_numbers_that_numpy_does_not_have_are_refused_in_words(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_tensors
+
+    save_tensors({"0.weight": torch.eye(2, dtype=torch.bfloat16)}, tmp_path / "n.safetensors")
+    with pytest.raises(ValueError, match="float32"):
+        lipctrl.certify(tmp_path / "n.safetensors")

@@ -12,8 +12,11 @@ from lipctrl_envs.options import numbers_or_zero
 if TYPE_CHECKING:
     import control
 
-_NEWTON_STEPS = 30
+# Steps in which a rest is found, or there is none.
+NEWTON_STEPS = 30
+# One-sided differences that disagree by more than this share of a slope are those of a kink.
 _KINK = 1e-2
+# Resets whose states are looked at: the search for a rest begins at their mean.
 _STARTS = 10
 
 
@@ -104,7 +107,7 @@ class StateStep:
         if state is not None:
             return numbers_or_zero(state, self.n, "state"), u
         for point in (np.zeros(self.n), self.starts.mean(0)):
-            for _ in range(1 if not point.any() else _NEWTON_STEPS):
+            for _ in range(1 if not point.any() else NEWTON_STEPS):
                 drift = self.advance(point, u) - point
                 if np.abs(drift).max() < self.tolerance:
                     return point, u

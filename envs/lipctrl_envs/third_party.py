@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipctrl_envs.options import numbers_or_zero
-from lipctrl_envs.state_step import StateStep, smooth_jacobian
+from lipctrl_envs.state_step import NEWTON_STEPS, StateStep, smooth_jacobian
 
 if TYPE_CHECKING:
     import control
     import gymnasium
 
 Point = tuple[np.ndarray, np.ndarray, np.ndarray]
-_NEWTON_STEPS = 30
 
 
 def linearize_gymnasium(
@@ -183,7 +182,7 @@ class MujocoStep:
         """Find the rest position nearest to the initial one by Newton's method on step(x) = x."""
         point = (np.array(self.env.init_qpos), np.zeros(self.nv), np.zeros(self.na))
         moved = math.inf
-        for _ in range(_NEWTON_STEPS):
+        for _ in range(NEWTON_STEPS):
             drift = self.tangent(point, self.advance(point, u))
             moved = float(np.abs(drift).max())
             if moved < self.tolerance:

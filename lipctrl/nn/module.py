@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 from lipctrl.certificate import Certificate
 from lipctrl.nn.explicit import Explicit
 
+# Bytes of an element -> the integers that hold its bits.
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -40,6 +40,7 @@ from lipctrl.storage import leftovers
 if TYPE_CHECKING:
     from lipctrl.policies import LipschitzPolicy, ResidualPolicy
 
+# Of the config of a run; a version that this code does not read is refused.
 FORMAT = "lipctrl-run"
 VERSION = 1
 

@@ -223,7 +223,9 @@ def sweep(
     retries: Annotated[int, typer.Option(help="Times that a run is tried again after its worker died.")] = 2,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Setting of the algorithm for every run, NAME=VALUE; repeatable."),
+        typer.Option(
+            "--set", help="Setting of the algorithm or of the schedule for every run, NAME=VALUE; repeatable."
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,

@@ -33,6 +33,9 @@ def run_sweep(
     def tell(row: dict[str, Any]) -> None:
         say(f"{row['folder'] and Path(row['folder']).name}: {row['status']}, {row['seconds']:.0f} s")
 
+    # All runs are evaluated on the same episodes: their number and seed are the sweep's own arguments.
+    common = {"evaluation_episodes": "episodes", "evaluation_seed": "evaluation_seed"}
+    evaluation = {common[name]: value for name, value in settings.items() if name in common}
     try:
         result = sweep(
             env,
@@ -44,7 +47,8 @@ def run_sweep(
             workers=workers,
             address=address,
             max_retries=retries,
-            settings=settings,
+            settings={name: value for name, value in settings.items() if name not in common},
+            **evaluation,
             env_options=options,
             on_result=tell,
         )

@@ -44,7 +44,9 @@ def train_one(job: Row) -> Row:
         out=folder,
         resume=continued,
         config=ALGORITHMS[job["algorithm"]].Config(**job["settings"], **price),
-        schedule=Schedule(evaluation_episodes=job["episodes"], evaluation_seed=job["evaluation_seed"]),
+        schedule=Schedule(
+            **job["schedule"], evaluation_episodes=job["episodes"], evaluation_seed=job["evaluation_seed"]
+        ),
         env_options=job["env_options"],
         guarantee=design.guarantee,
         progress=False,

@@ -50,7 +50,8 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if name == "target_return":
-                fine, wanted = value is None or not math.isnan(value), "a number or None"
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                fine, wanted = value is None or (number and not math.isnan(value)), "a number or None"
             else:
                 none = value is None and name in ("validation_episodes", "patience", "evaluation_seed")
                 least = 0 if name == "evaluation_seed" else 1

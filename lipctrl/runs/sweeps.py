@@ -96,6 +96,7 @@ def sweep(
     resume : finished runs of an earlier sweep in `out` are kept and not run again; failed ones are.
     env_options : keywords of the environment.
     settings : of the algorithm, by name, such as {"environments": 32}; every algorithm of the sweep must have them.
+        Or of the schedule: {"patience": 5}; its evaluation of all runs is `episodes` and `evaluation_seed`.
     trade_off : None, or the price of the gain: the bound is then a cap (`gain_price` of the algorithms). An axis, too.
     episodes, evaluation_seed : number and seed of the episodes of the evaluation, common to all runs and seen by none.
         Runs of an earlier sweep that were evaluated on others are evaluated again, and not trained again.
@@ -132,13 +133,15 @@ def sweep(
     }
     drawn = _points(base, {"seed": range(5)} if grid is None else grid, random, sweep_seed)
     points = [_checked(point) for point in drawn]
-    _validate(points, env_options, dict(settings or {}))
+    of_algorithm, schedule = _sorted_settings(settings or {}, episodes, evaluation_seed)
+    _validate(points, env_options, of_algorithm)
     folder = Path(out)
     jobs: dict[str, dict[str, Any]] = {}
     for point in points:
         job = {**point, "env_options": dict(env_options or {}), "episodes": episodes}
-        if settings:
-            job["settings"] = dict(settings)
+        # Folders of earlier sweeps, which knew no schedule, keep their names.
+        job |= {"settings": of_algorithm} if of_algorithm else {}
+        job |= {"schedule": schedule} if schedule else {}
         if job["trade_off"] is None:
             # Folders of earlier sweeps keep their names.
             del job["trade_off"]
@@ -146,6 +149,7 @@ def sweep(
         jobs[key] = {
             "trade_off": None,
             "settings": {},
+            "schedule": {},
             **job,
             "evaluation_seed": evaluation_seed,
             "folder": str((folder / key).absolute()),
@@ -219,9 +223,25 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _sorted_settings(settings: Mapping[str, Any], episodes: int, evaluation_seed: int) -> tuple[Row, Row]:
+    """Return the settings of the algorithm, and those of the schedule beside the evaluation common to all runs."""
+    from lipctrl.runs.session import Schedule
+
+    names = {f.name for f in dataclasses.fields(Schedule)}
+    for name, argument in (("evaluation_episodes", "episodes"), ("evaluation_seed", "evaluation_seed")):
+        if name in settings:
+            raise ValueError(
+                f"setting {name}: a sweep evaluates all runs alike; give it {argument}=… instead"
+            )
+    schedule = {k: v for k, v in settings.items() if k in names}
+    Schedule(**schedule, evaluation_episodes=episodes, evaluation_seed=evaluation_seed)
+    return {k: v for k, v in settings.items() if k not in names}, schedule
+
+
 def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None, settings: Row) -> None:
     from lipctrl.nn.resnet import TRUNKS
     from lipctrl.runs.loop import ALGORITHMS
+    from lipctrl.runs.session import Schedule
     from lipctrl.training.environments import find_task
 
     for name in sorted({p["algorithm"] for p in points}):
@@ -230,7 +250,10 @@ def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None, sett
         known = [f.name for f in dataclasses.fields(ALGORITHMS[name].Config)]
         if not settings.keys() <= set(known):
             wrong = min(settings.keys() - set(known))
-            raise ValueError(f"{name} has no setting {wrong!r}; it has {', '.join(known)}")
+            plan = ", ".join(f.name for f in dataclasses.fields(Schedule))
+            raise ValueError(
+                f"{name} has no setting {wrong!r}; it has {', '.join(known)}, and the schedule has {plan}"
+            )
     for name in sorted({p["parametrization"] for p in points}):
         if name not in TRUNKS:
             raise ValueError(f"parametrization is {name!r}; expected one of {', '.join(sorted(TRUNKS))}")

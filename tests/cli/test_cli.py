@@ -326,10 +326,12 @@ def test_plot_writes_a_picture_and_lists_the_kinds(run_cli, trained, tmp_path):
 
 
 def test_sweep_prints_a_table_and_resumes(run_cli, tmp_path):
-    command = ("sweep", "lipctrl/Pendulum-v0", "--steps", "1", "--grid", "seed=0,1", "--workers", "0")
+    few = ("--set", "evaluation_episodes=5", "--set", "validation_episodes=2")
+    command = ("sweep", "lipctrl/Pendulum-v0", "--steps", "1", "--grid", "seed=0,1", "--workers", "0", *few)
     code, said, _ = run_cli(*command, "--grid", "width=8", "--out", tmp_path)
     assert code == 0
     assert "mean return" in said
+    assert [row["episodes"] for row in json.loads((tmp_path / "sweep.json").read_text())] == [5, 5]
     assert (tmp_path / "sweep.csv").read_text().count("\n") == 3
     before = (tmp_path / "sweep.json").read_bytes()
     assert run_cli(*command, "--grid", "width=8", "--out", tmp_path)[0] == 0

@@ -218,7 +218,12 @@ def test_a_sweep_over_the_price_of_the_gain_with_settings_of_its_own(tmp_path: P
     ("arguments", "message"),
     [
         ({"settings": {"rate": 1.0}}, "apg has no setting 'rate'"),
+        ({"settings": {"rate": 1.0}}, "the schedule has .*patience"),
         ({"settings": {"environments": 0}}, "setting environments is 0"),
+        ({"settings": {"patience": 0}}, "schedule patience is 0"),
+        ({"settings": {"target_return": "high"}}, "schedule target_return is 'high'"),
+        ({"settings": {"evaluation_episodes": 7}}, "give it episodes="),
+        ({"episodes": 0}, "schedule evaluation_episodes is 0"),
         ({"trade_off": -1.0}, "setting gain_price is -1.0"),
     ],
 )
@@ -228,6 +233,16 @@ def test_settings_of_a_sweep_are_looked_at_first(
     with pytest.raises(ValueError, match=message):
         sweep("lipctrl/Pendulum-v0", workers=0, out=tmp_path / "none", **arguments)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_sweep_takes_the_schedule_of_its_runs_too(tmp_path: Path) -> None:
+    settings = {"environments": 4, "checkpoint_every": 3, "validation_episodes": 2}
+    (row,) = sweep(PENDULUM, grid={"seed": [0]}, settings=settings, out=tmp_path, **QUICK).rows
+    config = json.loads((Path(row["folder"]) / "config.json").read_text())
+    assert config["settings"]["environments"] == 4
+    assert (config["schedule"]["checkpoint_every"], config["schedule"]["validation_episodes"]) == (3, 2)
+    (other,) = sweep(PENDULUM, grid={"seed": [0]}, settings={"environments": 4}, out=tmp_path, **QUICK).rows
+    assert other["folder"] != row["folder"]
 
 
 def test_other_settings_are_other_runs(tmp_path: Path) -> None:

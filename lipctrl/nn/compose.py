@@ -29,7 +29,7 @@ def certified(blocks: Sequence[CertifiedModule], name: str) -> nn.ModuleList:
                 f"{name} composes certified blocks, got {type(block).__name__}; bound a plain torch module with "
                 "lipctrl.certify instead"
             )
-    norms = {getattr(block, "norm", "l2") for block in blocks}
+    norms = {block.norm for block in blocks}
     if len(norms) > 1:
         raise ValueError(f"{name} mixes blocks bounded in {sorted(norms)}; a composition needs one norm")
     return nn.ModuleList(blocks)
@@ -56,6 +56,11 @@ class Combinator(CertifiedModule):
     """A certified map made of certified blocks."""
 
     blocks: nn.ModuleList
+
+    @property
+    def norm(self) -> str:
+        """Return the norm in which all blocks are bounded."""
+        return self.parts()[0].norm
 
     def parts(self) -> list[CertifiedModule]:
         """Return the blocks, typed."""
@@ -205,7 +210,6 @@ class Concat(Combinator):
         parts = certified(blocks, "Concat")
         super().__init__(_same(blocks, "in_features", "Concat"), sum(b.out_features for b in blocks))
         self.blocks = parts
-        self.norm = getattr(blocks[0], "norm", "l2")
 
     @property
     def lipschitz(self) -> float:

@@ -96,11 +96,13 @@ class CertifiedModule(Tracked):
     in_features, out_features : dimensions of the map, features last.
     lipschitz : the requested l2 gain. `certificate().gain` does not exceed it for float64 parameters of ordinary size;
         extreme scales may cost a relative 1e-5 a layer (float32: 1e-3 a block). What needs more is refused, not proved.
+    norm : the norm of that gain, "l2" or (blocks that say so, and what is composed of them) "linf".
     """
 
     in_features: int
     out_features: int
     lipschitz: float
+    norm: str = "l2"
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class Recursive(Combinator):
     ) -> None:
         super().__init__(in_features, out_features)
         self.blocks, width = certified([block], "Recursive"), self_map(block, "Recursive")
-        if getattr(block, "norm", "l2") != "l2":
+        if block.norm != "l2":
             raise ValueError("Recursive nests blocks with an l2 bound; an linf bound does not fit its energy")
         self.lipschitz, self.width = positive_gain(lipschitz), width
         self.split = Semiorthogonal(self.width, in_features + self.width)

@@ -54,7 +54,7 @@ class SLLBlock(CertifiedModule):
             raise ValueError(f"an SLL block keeps the dimension; got {in_features} → {out_features}")
         if norm not in ("sll", "cpl"):
             raise ValueError(f"norm is {norm!r}; expected 'sll' or 'cpl'")
-        self.lipschitz, self.norm = positive_gain(lipschitz), norm
+        self.lipschitz, self.scaling = positive_gain(lipschitz), norm
         self.width, self.depth = positive("width", width), positive("depth", depth)
         self.activation = grouped(unit_slopes(activation), width)
         self.weight = nn.Parameter(
@@ -115,7 +115,7 @@ class SLLBlock(CertifiedModule):
     def extra_repr(self) -> str:
         return (
             f"{self.in_features}, lipschitz={self.lipschitz:g}, width={self.width}, depth={self.depth}, "
-            f"norm={self.norm}"
+            f"norm={self.scaling}"
         )
 
 

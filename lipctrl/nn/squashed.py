@@ -50,10 +50,16 @@ class Squashed(CertifiedModule):
             raise ValueError(
                 f"limits are {lower!r} and {upper!r}; expected finite lower < upper of shape {shape}"
             )
+        if network.norm != "l2":
+            raise ValueError(f"the network is bounded in {network.norm}; squashing keeps an l2 bound")
         self.network = network
         dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
         self.register_buffer("middle", torch.as_tensor(0.5 * (low + high), dtype=dtype))
         self.register_buffer("reach", torch.as_tensor(0.5 * (high - low), dtype=dtype))
+
+    @property
+    def lipschitz(self) -> float:
+        return float(self.network.lipschitz)
 
     def fold(self) -> Explicit:
         return chain(self.network.explicit(), self.saturation())

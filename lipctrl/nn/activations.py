@@ -76,7 +76,7 @@ _MODULES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     # A threshold of 20 makes torch's softplus linear beyond it: an error of 2e-9 that a proof would not cover.
     "softplus": lambda spec: Elementwise(spec, lambda v: torch.logaddexp(v, torch.zeros_like(v))),
     "sigmoid": lambda spec: nn.Sigmoid(),
-    "elu": lambda spec: nn.ELU(),
+    "elu": lambda spec: nn.ELU(spec.get("alpha", 1.0)),
     "abs": lambda spec: Elementwise(spec, torch.abs),
     "softsign": lambda spec: nn.Softsign(),
     "hardtanh": lambda spec: nn.Hardtanh(),
@@ -84,6 +84,7 @@ _MODULES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "sin": lambda spec: Elementwise(spec, torch.sin),
     "silu": lambda spec: nn.SiLU(),
     "gelu": lambda spec: nn.GELU(),
+    "clip": lambda spec: Elementwise(spec, lambda v: torch.clamp(v, spec["lower"], spec["upper"])),
     "soft_threshold": lambda spec: Elementwise(spec, lambda v: F.softshrink(v, spec["threshold"])),
     "smooth_soft_threshold": lambda spec: Elementwise(
         spec, partial(_smooth_soft_threshold, threshold=spec["threshold"], smoothing=spec["smoothing"])

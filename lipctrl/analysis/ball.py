@@ -12,7 +12,7 @@ import numpy as np
 
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
-from lipctrl.analysis.scales import Scales, nearest_powers
+from lipctrl.analysis.scales import Scales, listed, outer_powers
 from lipctrl.certificate import Certificate
 from lipctrl.checker import check
 from lipctrl.rules.base import exact, round_up
@@ -91,12 +91,8 @@ class IncrementalBall:
         return IncrementalBall(k * self.center, abs(k) * self.radius, self.scope, region=self.region)
 
     def __str__(self) -> str:
-        if self.center.any():
-            rows = ", ".join(f"[{', '.join(f'{g:.6g}' for g in row)}]" for row in self.center)
-            small = self.center.size <= _SHOWN_GAINS
-            shown = f"= [{rows}]" if small else f"{self.actions}×{self.observations}"
-            return f"‖π(y)-π(y')-K₀(y-y')‖ ≤ {self.radius:.6g}·‖y-y'‖, K₀ {shown}"
-        return f"‖π(y)-π(y')‖ ≤ {self.radius:.6g}·‖y-y'‖ ({self.observations} → {self.actions})"
+        moved = "π(y)-π(y')-K₀(y-y')" if self.center.any() else "π(y)-π(y')"
+        return f"‖{moved}‖ ≤ {self.radius:.6g}·‖y-y'‖{_shown_center(self.center)}"
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,11 @@ class ScaledBall:
     center : K₀, (actions, observations), in raw units: a policy u = -K y + φ(y) has K₀ = -K.
     radius : ρ ≥ 0, an incremental ℓ₂ gain between scaled signals.
     observation_scale, action_scale : positive sizes, one for each channel or one for all, or None: 1. Powers of two
-        lose nothing; other sizes are rounded to powers of two, the radius upwards with them (up to a factor of 2).
+        lose nothing; others are rounded to powers of two, by which the ball grows by less than 2 a channel and stays
+        inside the plain one; `radius` is then the one that belongs to the rounded sizes.
     scope, limits, policy, region : as in `IncrementalBall`, in raw units.
+    clips : whether the clip to `limits` is all that leads out of the ball, so that the whole policy, clip included,
+        has the gain ‖K₀‖ + ρ. False, the default, claims nothing about it.
 
     Raises
     ------
@@ -134,18 +133,14 @@ class ScaledBall:
     limits: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
     policy: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
     region: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
+    clips: bool = field(default=False, repr=False, compare=False)
     scales: Scales = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         plain = IncrementalBall(self.center, self.radius, self.scope)
-        s, wider = nearest_powers(
-            1.0 if self.observation_scale is None else self.observation_scale,
-            plain.observations,
-            "observation_scale",
-        )
-        a, narrower = nearest_powers(
-            1.0 if self.action_scale is None else self.action_scale, plain.actions, "action_scale"
-        )
+        given = (1.0 if size is None else size for size in (self.observation_scale, self.action_scale))
+        s, wider = outer_powers(next(given), plain.observations, "observation_scale", divides=True)
+        a, narrower = outer_powers(next(given), plain.actions, "action_scale", divides=False)
         for name, value in {
             "center": plain.center,
             "radius": round_up(exact(plain.radius) * max(wider) / min(narrower)),
@@ -165,7 +160,13 @@ class ScaledBall:
                 f"the radius {self.radius:g} over- or underflows in raw units, a factor of {wider:g}"
             )
         return IncrementalBall(
-            self.center, radius, self.scope, limits=self.limits, policy=self.policy, region=self.region
+            self.center,
+            radius,
+            self.scope,
+            limits=self.limits,
+            policy=self.policy,
+            gain=_whole(self.center, radius) if self.clips else None,
+            region=self.region,
         )
 
     def scaled_units(self) -> IncrementalBall:
@@ -180,12 +181,31 @@ class ScaledBall:
             limits=None if limits is None else (limits[0] / a, limits[1] / a),
             policy=None if raw is None else lambda eta: raw(eta * s) / a,
             # A clip moves every channel by itself, so it does not expand in any scale.
-            gain=math.nextafter(MidRad(center).norm_bound() + self.radius, math.inf),
+            gain=_whole(center, self.radius) if self.clips else None,
             region=None if region is None else (region[0] / s, region[1] / s),
         )
 
     def __str__(self) -> str:
-        return str(self.raw()) if self.scales.trivial else f"{self.scaled_units()}, of {self.scales}"
+        if self.scales.trivial:
+            return str(self.raw())
+        moved, seen = ("π(y)-π(y')-K₀(y-y')" if self.center.any() else "π(y)-π(y')"), "‖(y-y')/s‖"
+        sizes = f"s = {listed(self.scales.observation)}"
+        if (self.scales.action != 1.0).any():
+            moved, sizes = f"({moved})/a", f"{sizes}, a = {listed(self.scales.action)}"
+        return f"‖{moved}‖ ≤ {self.radius:.6g}·{seen}{_shown_center(self.center)}, {sizes}"
+
+
+def _whole(center: np.ndarray, radius: float) -> float:
+    """Return a gain of the policies of a ball, clipped or not."""
+    return math.nextafter(MidRad(center).norm_bound() + radius, math.inf)
+
+
+def _shown_center(center: np.ndarray) -> str:
+    if not center.any():
+        return f" ({center.shape[1]} → {center.shape[0]})"
+    rows = ", ".join(f"[{', '.join(f'{g:.6g}' for g in row)}]" for row in center)
+    shown = f"= [{rows}]" if center.size <= _SHOWN_GAINS else f"{center.shape[0]}×{center.shape[1]}"
+    return f", K₀ {shown}"
 
 
 # What states a ball and has no neurons of its own.
@@ -228,10 +248,8 @@ def in_own_units(system: Realization, policy: Any) -> tuple[Realization, Increme
     """
     ball = own_ball(policy)
     # What does not fit is refused by the loop, in words.
-    if isinstance(ball, ScaledBall) and (len(ball.scales.action), len(ball.scales.observation)) == (
-        system.inputs,
-        system.outputs,
-    ):
+    fits = isinstance(ball, ScaledBall) and ball.center.shape == (system.inputs, system.outputs)
+    if isinstance(ball, ScaledBall) and fits and not ball.scales.uniform:
         return ball.scales.plant(system), ball.scaled_units(), ball.scales
     plain = as_ball(ball)
     return system, plain, Scales.none(plain.observations, plain.actions)
@@ -269,8 +287,9 @@ def _ball_in_scales(certificate: Certificate, plain: IncrementalBall) -> Ball:
             factors = np.abs(parts.pop(end).weights["scale"])
         if not ((factors > 2.0**-200) & (factors < 2.0**200)).all():
             return plain  # A channel that is switched off has no size, and extreme sizes might round.
-        # y / s for observations, a ∘ v for actions: powers of two near 1 / factor, and near the factor.
-        powers, ratios = nearest_powers(factors, len(factors), "scale")
+        # y / s for observations, a ∘ v for actions: powers of two near 1 / factor, and near the factor; the largest
+        # factor of either end sets the plain ball.
+        powers, ratios = outer_powers(factors, len(factors), "scale", divides=False)
         sizes.append(1.0 / powers if end == 0 else powers)
         gain /= min(ratios)
     for part in parts:
@@ -281,7 +300,7 @@ def _ball_in_scales(certificate: Certificate, plain: IncrementalBall) -> Ball:
     if alike or not ((entries > 2.0**-600) & (entries < 2.0**600)).all():
         return plain
     return ScaledBall(
-        plain.center, round_up(gain), s, a, plain.scope, limits=plain.limits, policy=plain.policy
+        plain.center, round_up(gain), s, a, plain.scope, limits=plain.limits, policy=plain.policy, clips=True
     )
 
 

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipctrl.analysis.ball import Ball, IncrementalBall, in_own_units, own_ball
+from lipctrl.analysis.ball import Ball, IncrementalBall, ScaledBall, in_own_units, own_ball
 from lipctrl.analysis.loop import BallTest, NominalLoop, judge, judge_ball, nominal_loop
 from lipctrl.analysis.margins import incremental_gain_margin
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.report import StabilityReport, TestResult
-from lipctrl.analysis.scales import Scales
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.certificate import Certificate
 
@@ -79,16 +78,17 @@ def analyze(
     system, ball, scales = in_own_units(raw, stated)
     loop = nominal_loop(system, ball.center)
     ball_test = judge_ball(loop, ball)
-    tests = [_ball_result(ball, ball_test), *_small_gain(system, ball)]
+    tests = [_ball_result(ball, ball_test), *_whole_policy(raw, stated, system, ball)]
     described_policy = str(stated)
     moved = _moved(structured, raw, policy, ball_test)
     if moved is not None:
         stated, ball_test = moved
-        loop, ball, scales = ball_test.loop, stated, Scales.none(stated.observations, stated.actions)
+        _, ball, scales = in_own_units(raw, stated)
+        loop = ball_test.loop
         tests.append(
             replace(_ball_result(ball, ball_test), name="incremental ball around the best centre found")
         )
-        described_policy = f"{ball} (K₀ and the radius were found from the policy's neurons)"
+        described_policy = f"{stated} (K₀ and the radius were found from the policy's neurons)"
     by_neurons = None
     if _wants_structured(structured, policy, ball_test, raw):
         by_neurons = _structured(raw, policy)
@@ -171,6 +171,16 @@ def _ball_result(ball: IncrementalBall, test: BallTest) -> TestResult:
     return TestResult(name, test.verdict, test.reason, test.margin, test.frequency, ball.scope)
 
 
+def _whole_policy(
+    raw: Realization, stated: Ball, system: Realization, ball: IncrementalBall
+) -> list[TestResult]:
+    """Test the whole policy in its own units and in raw ones: the norm of a centre may be smaller in either."""
+    found = list(_small_gain(system, ball))
+    if isinstance(stated, ScaledBall) and system is not raw:
+        found += _small_gain(raw, stated.raw())
+    return [max(found, key=lambda test: (test.verdict is Verdict.CERTIFIED, test.margin))] if found else []
+
+
 def _small_gain(system: Realization, ball: IncrementalBall) -> Iterator[TestResult]:
     """Test the whole policy without a centre: weaker, but it holds also where an actuator limit is active."""
     if not ball.center.any() or ball.region is not None:
@@ -212,7 +222,7 @@ def _neurons(policy: Any) -> int:
 
 def _moved(
     structured: bool | str, system: Realization, policy: Any, test: BallTest
-) -> tuple[IncrementalBall, BallTest] | None:
+) -> tuple[Ball, BallTest] | None:
     """Return a ball around another centre that certifies a small policy whose own ball does not, or None."""
     if structured is False or not _undecided(policy, test) or importlib.util.find_spec("cvxpy") is None:
         return None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from lipctrl.analysis.falsify_linear import LinearPolicy, closed_loop_matrix
+from lipctrl.analysis.falsify_linear import LinearPolicy, algebraic_loop, closed_loop_matrix
 from lipctrl.analysis.plant import Realization
 from lipctrl.analysis.units import in_units
 
@@ -81,10 +81,9 @@ def linear_loop(plant: Realization, policy: LinearPolicy) -> LinearLoop | None:
     A complex gain z acts on the pair of copies as the real matrix [Re z, -Im z; Im z, Re z]: a rotation of the
     controls between the copies where |z| = 1.
     """
-    a = closed_loop_matrix(plant, policy)
-    if a is None:
+    a, e = closed_loop_matrix(plant, policy), algebraic_loop(plant, policy)
+    if a is None or e is None:
         return None
-    e = np.linalg.inv(np.eye(plant.inputs) - policy.d @ plant.D)
     c = np.hstack([plant.C + plant.D @ e @ policy.d @ plant.C, plant.D @ e @ policy.c])
     if np.iscomplexobj(a):
         re, im = np.real(a), np.imag(a)

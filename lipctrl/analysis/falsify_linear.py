@@ -17,7 +17,7 @@ import numpy as np
 
 from lipctrl.analysis.ball import IncrementalBall
 from lipctrl.analysis.loop import close_loop
-from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.midrad import MidRad, equilibrate
 from lipctrl.analysis.plant import Realization
 
 Found = TypeVar("Found")
@@ -90,13 +90,22 @@ class Falsifier:
         return f"k = {self.k:.6g} by {self.kind} (pole {self.pole:.6g})"
 
 
+def algebraic_loop(plant: Realization, policy: LinearPolicy) -> np.ndarray | None:
+    """Return E = (I - D_π D)⁻¹, or None where the loop is ill-posed, whatever the units of the actions."""
+    well = np.eye(plant.inputs) - policy.d @ plant.D
+    t = equilibrate(well)
+    balanced = well * t[None, :] / t[:, None]
+    if np.linalg.cond(balanced) > 1e12:
+        return None
+    return t[:, None] * np.linalg.inv(balanced) / t[None, :]
+
+
 def closed_loop_matrix(plant: Realization, policy: LinearPolicy) -> np.ndarray | None:
     """Return the state matrix of the loop u = π(y) (positive feedback), or None if it is ill-posed."""
-    well = np.eye(plant.inputs) - policy.d @ plant.D
-    if np.linalg.cond(well) > 1e12:
-        return None
     # u = E(D_π C x + C_π ξ), E = (I - D_π D)⁻¹
-    e = np.linalg.inv(well)
+    e = algebraic_loop(plant, policy)
+    if e is None:
+        return None
     from_x, from_xi = e @ policy.d @ plant.C, e @ policy.c
     y_x, y_xi = plant.C + plant.D @ from_x, plant.D @ from_xi
     return np.block(

@@ -12,6 +12,7 @@ from lipctrl.analysis.ball import LOCAL, IncrementalBall, in_own_units, with_sco
 from lipctrl.analysis.hinf import HinfNorm, bounded_norm
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
+from lipctrl.analysis.scales import Scales
 from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stability
 from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
@@ -127,7 +128,9 @@ class BallTest:
     `verdict` is `certified` exactly if the nominal loop is proved well posed and stable and ρ‖T‖_∞ < 1.
     `margin` is 1/(ρ‖T‖_∞), the factor by which ρ may still grow (> 1 when certified); `gain` bounds the
     incremental ℓ₂ gain from r (added to the plant's input) to y by ‖T‖/(1 - ρ‖T‖); `frequency` [rad/s] is
-    where the margin is smallest. `scope` says where the claim holds if not everywhere.
+    where the margin is smallest. `scope` says where the claim holds if not everywhere. `norm`, `radius` and `loop`
+    speak of signals divided by the sizes `scales` (None: 1), in which the policy's certificate bounds it; `gain` is in
+    raw units.
     """
 
     verdict: Verdict
@@ -139,6 +142,7 @@ class BallTest:
     reason: str
     loop: NominalLoop
     scope: tuple[str, ...] = ()
+    scales: Scales | None = None
 
     def __str__(self) -> str:
         hertz = self.frequency / (2.0 * math.pi)
@@ -166,8 +170,9 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
     >>> ball_test(control.tf([1], [1, -1]), IncrementalBall([[-3.0]], 1.5)).verdict.value
     'certified'
     """
-    system, ball, _ = in_own_units(as_realization(plant), policy)
-    return judge_ball(nominal_loop(system, ball.center), ball)
+    system, ball, scales = in_own_units(as_realization(plant), policy)
+    test = judge_ball(nominal_loop(system, ball.center), ball)
+    return test if scales.trivial else replace(test, gain=scales.raw_norm(test.gain), scales=scales)
 
 
 def judge_ball(loop: NominalLoop, ball: IncrementalBall) -> BallTest:

@@ -47,8 +47,8 @@ def stability_radius(
     sys : plant P as `as_realization` takes it; gain : (inputs, outputs) array or None (zero).
         Sign: negative feedback for `gain`, as in u = -Ky + φ(y).
     observation_scale, action_scale : sizes s, a of the channels: ρ is then the largest gain of f in
-        φ(y) = a ∘ f(y / s), as in `ScaledBall`, which allows much more than one radius for all units. Powers of two
-        lose nothing, others up to a factor of 2.
+        φ(y) = a ∘ f(y / s), as in `ScaledBall`, which allows much more than one radius for all units, and never less.
+        Powers of two lose nothing, others less than a factor of 2 for each of s and a.
 
     Returns 0 where the nominal loop is not provably well posed and stable (hidden modes included); inf where
     no φ can act, as with T = 0.
@@ -86,7 +86,8 @@ def _scaled_radius(sys: Any, gain: Any, field: Literal["complex", "real"], s: An
     # The ball of radius 1: rounding its scales to powers of two makes it larger by a factor.
     unit = ScaledBall(-k, 1.0, s, a)
     radius = stability_radius(unit.scales.plant(plant), unit.scales.gain(k), field)
-    return radius if unit.radius == 1.0 else math.nextafter(radius / unit.radius, 0.0)
+    exact = unit.radius == 1.0 or radius == math.inf
+    return radius if exact else math.nextafter(radius / unit.radius, 0.0)
 
 
 def worst_deviation(

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lipctrl.analysis.ball import Ball, IncrementalBall, as_ball, in_own_units, own_ball
+from lipctrl.analysis.ball import Ball, IncrementalBall, as_ball, own_ball
 from lipctrl.analysis.lmi import require_cvxpy, solved
 from lipctrl.analysis.loop import BallTest, ball_test
-from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph, zeros
 from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix
 from lipctrl.analysis.structured import UNSATURATED
@@ -129,11 +128,8 @@ def best_centre(plant: Any, policy: Any) -> BallTest:
     return best_ball(plant, policy)[1]
 
 
-def best_ball(plant: Any, policy: Any) -> tuple[IncrementalBall, BallTest]:
-    """Return the ball of `best_centre` beside its test; a centre around which no ball is proved is no candidate.
-
-    The policy's own ball is the one in its own scales, and then returned in their units, as the loop of its test.
-    """
+def best_ball(plant: Any, policy: Any) -> tuple[Ball, BallTest]:
+    """Return the ball of `best_centre` beside its test; a centre around which no ball is proved is no candidate."""
     own, stated = as_ball(policy), own_ball(policy)
     balls: list[Ball] = [stated]
     tight = _proved_ball(policy, None)
@@ -145,8 +141,7 @@ def best_ball(plant: Any, policy: Any) -> tuple[IncrementalBall, BallTest]:
         gain = own.gain if own.region is None else None
         balls += [replace(ball, gain=gain) for ball in found if ball is not None]
     tests = [(ball, ball_test(plant, ball)) for ball in balls]
-    ball, test = max(tests, key=lambda pair: (pair[1].margin, -pair[1].radius))
-    return in_own_units(as_realization(plant), ball)[1], test
+    return max(tests, key=lambda pair: (pair[1].margin, -pair[1].radius))
 
 
 def _proved_ball(policy: Any, centre: np.ndarray | None) -> IncrementalBall | None:

@@ -94,15 +94,8 @@ class StabilityReport:
         """Return the report as text: verdict, scope, margins with their frequencies (rad/s and Hz), conventions."""
         lines = [f"verdict: {self.verdict}", f"plant:   {self.plant}", f"policy:  {self.policy}"]
         lines += [f"scope:   {line}" for line in self.limitations()]
-        lines += ["", f"nominal loop: {self.hinf}"]
-        if self.stability_radius is not None:
-            units = "" if self.scales.trivial else f"; of {self.scales}"
-            lines.append(
-                f"stability radius around the centre: {self.stability_radius:.6g} "
-                f"(the policy uses {self.ball.radius:.6g}{units})"
-            )
-        for name, margin in self.margins().items():
-            lines.append(f"{name}: {margin}")
+        lines.append("")
+        lines += [f"{name}: {value}" for name, value in self.numbers()]
         lines += ["", "criteria:"]
         for test in self.tests:
             kind = "" if test.incremental else " [non-incremental]"
@@ -111,6 +104,20 @@ class StabilityReport:
         for name, extra in self.extras.items():
             lines.append(f"{name}: {extra}")
         return self.in_units("\n".join([*lines, "", *CONVENTIONS]))
+
+    def numbers(self) -> list[tuple[str, Any]]:
+        """Return what a reader reads first, by name: units, norm of the loop, radius, margins."""
+        rows: list[tuple[str, Any]] = []
+        if not self.scales.trivial:
+            units = (
+                f"the next norm and radii are of {self.scales}; factors, phases and delays have no such units"
+            )
+            rows.append(("units", units))
+        rows.append(("nominal loop", self.hinf))
+        if self.stability_radius is not None:
+            used = f"{self.stability_radius:.6g} (the policy uses {self.ball.radius:.6g})"
+            rows.append(("stability radius around the centre", used))
+        return rows + list(self.margins().items())
 
     def in_units(self, text: str) -> str:
         """Return text with the units of the plant's time: samples and rad/sample where dt=True counts samples."""

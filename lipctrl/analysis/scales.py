@@ -37,6 +37,15 @@ class Scales:
         """Whether nothing is scaled."""
         return bool((self.observation == 1.0).all() and (self.action == 1.0).all())
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all observations have one size and all actions have one: then a plain ball is the same class."""
+        return bool((self.observation == self.observation[0]).all() and (self.action == self.action[0]).all())
+
+    def raw_norm(self, norm: float) -> float:
+        """Return a bound of the gain from u to y of a map whose gain from v to η is at most `norm`."""
+        return norm * (float(self.observation.max()) / float(self.action.min()))
+
     def plant(self, system: Realization) -> Realization:
         """Return diag(1/s) P diag(a); the states stay."""
         if self.trivial:
@@ -45,7 +54,9 @@ class Scales:
         with np.errstate(over="ignore"):  # refused below
             b = system.b.rescaled(np.broadcast_to(right, system.b.shape))
             c = system.c.rescaled(np.broadcast_to(left, system.c.shape))
-            d = system.d.rescaled(left * right)
+            # One after the other: their product could underflow where the scaled entry does not.
+            d = system.d.rescaled(np.broadcast_to(left, system.d.shape))
+            d = d.rescaled(np.broadcast_to(right, system.d.shape))
         if not all(np.isfinite(matrix.mid).all() for matrix in (b, c, d)):
             raise ValueError("the scales are too large or too small for this plant: a scaled entry overflows")
         return replace(system, b=b, c=c, d=d)
@@ -79,12 +90,12 @@ class Scales:
     ) -> Destabilization | None:
         """Return what destabilises a loop in η and v as what destabilises it in y and u.
 
-        `seen` are the sizes of the signals through which the loop is seen, where these are not copies of y.
+        `seen` are the sizes of the signals through which the loop is seen, where these are not copies of y. Its matrix
+        is that of factors of the actuators, one a channel, which no scale changes.
         """
         if found is None or self.trivial:
             return found
-        build, matrix = found.loop, found.matrix
-        shape = (len(self.action), len(self.observation))
+        build = found.loop
 
         def raw_loop(value: float) -> LinearLoop | None:
             loop = None if build is None else build(value)
@@ -96,21 +107,29 @@ class Scales:
         return replace(
             found,
             policy=None if found.policy is None else self.raw_policy(found.policy),
-            matrix=self.raw_gain(matrix) if matrix is not None and matrix.shape == shape else matrix,
             loop=None if build is None else raw_loop,
         )
 
     def __str__(self) -> str:
         parts = []
         if (self.observation != 1.0).any():
-            parts.append(f"observations / [{', '.join(f'{s:g}' for s in self.observation)}]")
+            parts.append(f"observations / {listed(self.observation)}")
         if (self.action != 1.0).any():
-            parts.append(f"actions / [{', '.join(f'{a:g}' for a in self.action)}]")
+            parts.append(f"actions / {listed(self.action)}")
         return ", ".join(parts)
 
 
-def nearest_powers(sizes: Any, count: int, name: str) -> tuple[np.ndarray, list[Fraction]]:
-    """Return powers of two whose ratios to positive sizes are nearly alike (within 2), and these ratios, exactly.
+def listed(sizes: np.ndarray) -> str:
+    """Return sizes as text."""
+    return f"[{', '.join(f'{size:g}' for size in sizes)}]"
+
+
+def outer_powers(sizes: Any, count: int, name: str, *, divides: bool) -> tuple[np.ndarray, list[Fraction]]:
+    """Return powers of two p beside positive sizes v and the ratios p / v, exactly: a ball in p holds the one in v.
+
+    The channel that sets the plain ball around it (the smallest size where signals are divided by them, else the
+    largest) keeps the extreme ratio, and the others are rounded towards it, by less than 2. So the ball in p lies in
+    that plain ball: scales, rounded, are never worse than none.
 
     Raises
     ------
@@ -126,8 +145,10 @@ def nearest_powers(sizes: Any, count: int, name: str) -> tuple[np.ndarray, list[
             f"{name} is {sizes!r}; expected {count} positive finite numbers, the size of each channel in its unit"
         )
     mantissa, exponent = np.frexp(values)
-    choices = [np.ldexp(1.0, exponent - (mantissa <= threshold)) for threshold in np.unique(mantissa)]
-    powers = min(choices, key=lambda choice: float((choice / values).max() / (choice / values).min()))
+    first = mantissa[np.argmin(values) if divides else np.argmax(values)]
+    outwards = -(mantissa < first).astype(int) if divides else (mantissa > first).astype(int)
+    with np.errstate(over="ignore", under="ignore"):  # refused below
+        powers = np.ldexp(1.0, exponent - 1 + outwards)
     if not (np.isfinite(powers) & (powers >= np.finfo(float).tiny)).all():
         raise ValueError(f"{name} is {sizes!r}; expected sizes within the normal range of float64")
     return powers, [Fraction(float(p)) / Fraction(float(v)) for p, v in zip(powers, values, strict=True)]

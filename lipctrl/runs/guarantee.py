@@ -82,8 +82,9 @@ class StabilityGuarantee:
         if self.observation_scale is not None or self.action_scale is not None:
             s, a = self._sizes()
             away, radius = away * s / a[:, None], self._scaled_radius(certificate)
-        # Enlarged by far more than a difference and a norm can round.
-        shift = float(np.linalg.norm(away)) * (1.0 + 1e-9)
+        # Enlarged by far more than a difference and a norm can round; squares of tiny entries must not vanish.
+        most = float(np.abs(away).max())
+        shift = most * float(np.linalg.norm(away / most)) * (1.0 + 1e-9) if most > 0.0 else 0.0
         reach = math.nextafter(radius + shift, math.inf) if shift > 0.0 else radius
         if not radius < self.radius:
             raise GuaranteeBrokenError(

@@ -23,8 +23,7 @@ class LoopResponse:
     transformed : (N, outputs, inputs) complex T, or None where I - K₀P is not provably invertible.
     center, radius : the incremental ball of the policy.
     unstable_poles : poles of P in the open right half plane (outside the unit circle in discrete time).
-    verdict, norm, lower_norm, peak : of the small-gain test; `norm` is a proved upper bound of ‖T‖_∞, `lower_norm` an
-        attained gain, `peak` its frequency [rad/s].
+    verdict, norm, peak : of the small-gain test; `norm` is a proved upper bound of ‖T‖_∞, `peak` its frequency [rad/s].
     sample_time : 0 in continuous time, else the sampling period [s].
     rate : unit of the frequencies: "rad/s", or "rad/sample" for dt=True.
     scaled : whether signals are those divided by the policy's scales, in which its ball is smallest.
@@ -38,7 +37,6 @@ class LoopResponse:
     unstable_poles: int
     verdict: str
     norm: float
-    lower_norm: float
     peak: float
     sample_time: float
     rate: str = "rad/s"
@@ -135,7 +133,6 @@ def response_of_loop(
         unstable_poles=int(outside.sum()),
         verdict=verdict,
         norm=norm.value,
-        lower_norm=norm.lower,
         peak=norm.frequency,
         sample_time=system.sample_time,
         rate="rad/sample" if system.counts_samples else "rad/s",

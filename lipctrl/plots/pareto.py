@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl.pareto import undominated
 from lipctrl.plots.style import BLACK, axes_or_new, categories, legend_below, styled
 
 if TYPE_CHECKING:
@@ -36,15 +36,8 @@ def pareto_front(points: Sequence[Any]) -> list[Any]:
     >>> [(p.margin, p.performance) for p in front]
     [(1.0, 2.0), (3.0, 1.0)]
     """
-    front: list[Any] = []
     known = [p for p in points if np.isfinite(p.performance) and not np.isnan(p.margin)]
-    for point in sorted(known, key=lambda p: (p.margin, p.performance), reverse=True):
-        better = not front or point.performance > front[-1].performance
-        if front and better and math.isclose(point.margin, front[-1].margin, rel_tol=1e-6):
-            front.pop()
-        if better:
-            front.append(point)
-    return front[::-1]
+    return undominated(known, lambda p: (p.margin, p.performance))
 
 
 @styled

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lipctrl.pareto import undominated
 from lipctrl.runs.files import write_bytes, write_json
 
 Row = dict[str, Any]
@@ -92,14 +93,7 @@ class SweepResult:
             for row in self.rows
             if row["env_id"] == env_id and row["status"] == "done" and row["margin"] is not None
         ]
-        front: list[Row] = []
-        for row in sorted(known, key=lambda r: (r["margin"], r["mean_return"]), reverse=True):
-            better = not front or row["mean_return"] > front[-1]["mean_return"]
-            if front and better and math.isclose(row["margin"], front[-1]["margin"], rel_tol=1e-6):
-                front.pop()
-            if better:
-                front.append(row)
-        return front[::-1]
+        return undominated(known, lambda row: (row["margin"], row["mean_return"]))
 
     def points(self, group: str = "parametrization", env_id: str | None = None) -> list[Point]:
         """Return the finished runs as `lipctrl.plots.pareto.pareto_plot` draws them, grouped by an axis.

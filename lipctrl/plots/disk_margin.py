@@ -145,7 +145,7 @@ def _ends(ax: Axes, margin: DiskMargin | IncrementalDiskMargin) -> list[Any]:
     low, high = margin.gain_margin
     dots = [float(_decibels(g)) for g in (low, high) if _has_place(g)]
     phase = math.degrees(margin.phase_margin)
-    words = (f"gain alone: {low:.3g} … {high:.3g}", f"phase alone: ±{phase:.3g}°")
+    words = (f"gain alone: {low:.3g} … {_written(high)}", f"phase alone: ±{phase:.3g}°")
     look: dict[str, Any] = {"color": BLACK, "linestyle": "none", "zorder": 4}
     # Marks on the border of the sheet are drawn whole; an empty line that is not clipped has no size to lay out.
     return [
@@ -154,9 +154,13 @@ def _ends(ax: Axes, margin: DiskMargin | IncrementalDiskMargin) -> list[Any]:
     ]
 
 
+def _written(number: float) -> str:
+    return "∞" if math.isinf(number) else f"{number:.3g}"
+
+
 def _crosses(ax: Axes, margin: DiskMargin | IncrementalDiskMargin, found: Complex) -> list[Any]:
     size = margin.alpha_upper if isinstance(margin, DiskMargin) else margin.falsified
-    rate = in_units(f"{margin.frequency:.3g} rad/s", margin.counts_samples)
+    rate = in_units(f"{_written(margin.frequency)} rad/s", margin.counts_samples)
     places = np.column_stack([_decibels(found), _degrees(found)])
     for i, place in enumerate(places if len(places) > 1 else ()):
         # Towards the middle of the sheet, at two heights: channels that are alike have crosses that touch.

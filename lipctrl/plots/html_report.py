@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lipctrl.plots.encoding import figure_html
@@ -149,7 +150,8 @@ def _disk(report: Any) -> Axes:
 def _poles(report: Any) -> Axes:
     from lipctrl.plots.poles import pole_spread, pole_spread_plot
 
-    return pole_spread_plot(pole_spread(report.loop.plant, report.ball))
+    spread = pole_spread(report.loop.plant, report.ball)
+    return pole_spread_plot(replace(spread, scaled=not report.scales.trivial))
 
 
 def html_page(report: Any) -> str:

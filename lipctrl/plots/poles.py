@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PoleSpread:
-    """Poles of the nominal loop, (n,), and of sampled linear policies K₀ + Δ, ‖Δ‖ ≤ ρ, (samples, n)."""
+    """Poles of the nominal loop, (n,), and of sampled linear policies K₀ + Δ, ‖Δ‖ ≤ ρ, (samples, n).
+
+    `scaled` says whether K₀, Δ and ρ are those of signals divided by the policy's scales; poles have no such units.
+    """
 
     nominal: Complex
     poles: Complex
     radius: float
     sample_time: float
+    scaled: bool = False
 
     @property
     def unstable(self) -> int:
@@ -58,7 +62,7 @@ def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -
 
     if samples < 1:
         raise ValueError(f"samples is {samples}; expected at least one policy")
-    system, ball, _ = in_own_units(as_realization(plant), policy)
+    system, ball, scales = in_own_units(as_realization(plant), policy)
     rng = np.random.default_rng(seed)
     shape = (samples, ball.actions, ball.observations)
     delta = rng.normal(size=shape)
@@ -71,15 +75,20 @@ def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -
         if system.D.any():
             through = np.eye(system.inputs) - gain @ system.D
             if np.linalg.cond(through) > 1e12:
+                raw = scales.raw_gain(gain).tolist()
                 raise ValueError(
-                    f"I - KD is singular for the policy K = {gain.tolist()} of the ball: the loop is ill-posed, and "
+                    f"I - KD is singular for the policy K = {raw} of the ball: the loop is ill-posed, and "
                     "has no poles. Break the algebraic loop, for example with a sample of delay"
                 )
             inner = np.linalg.solve(through, gain)
         return np.linalg.eigvals(system.A + system.B @ inner @ system.C).astype(np.complex128)
 
     return PoleSpread(
-        closed(ball.center), np.stack([closed(g) for g in gains]), ball.radius, system.sample_time
+        closed(ball.center),
+        np.stack([closed(g) for g in gains]),
+        ball.radius,
+        system.sample_time,
+        not scales.trivial,
     )
 
 
@@ -98,10 +107,11 @@ def pole_spread_plot(spread: PoleSpread, *, ax: Axes | None = None, title: str |
     'Re [rad/s]'
     """
     ax = axes_or_new(ax, (5.8, 5.2))
+    between = " between scaled signals" if spread.scaled else ""
     cloud = spread.poles.ravel()
     everything = np.concatenate([cloud, spread.nominal])
     ax.plot(cloud.real, cloud.imag, ".", color=CERTIFIED, alpha=0.35, markersize=4,
-            label=f"{len(spread.poles)} linear policies, ‖Δ‖ ≤ {spread.radius:.3g}")  # fmt: skip
+            label=f"{len(spread.poles)} linear policies, ‖Δ‖ ≤ {spread.radius:.3g}{between}")  # fmt: skip
     ax.plot(spread.nominal.real, spread.nominal.imag, "x", color=BLACK, markersize=10, markeredgewidth=2.5,
             label="nominal loop, Δ = 0")  # fmt: skip
     span = max(float(np.ptp(everything.real)), 2.0 * float(np.abs(everything.imag).max()), 1e-3)

@@ -207,8 +207,12 @@ def trade_off(run: Any) -> Axes:
     from lipctrl.analysis import trade_off as curve
     from lipctrl.plots.trade_off import trade_off_plot
 
-    system, ball, _ = in_own_units(as_realization(_plant(run).linearize()), run.certificate)
-    return trade_off_plot(curve(system), used=ball.radius)
+    system, ball, scales = in_own_units(as_realization(_plant(run).linearize()), run.certificate)
+    # The cost stays that of the plant's own actions; only the budget is one of scaled signals.
+    ax = trade_off_plot(curve(system, action_weights=scales.action**2), used=ball.radius)
+    if not scales.trivial:
+        ax.set_ylabel("Lipschitz budget between scaled signals")
+    return ax
 
 
 @_figure("poles", "closed-loop poles of the linear policies in the ball")

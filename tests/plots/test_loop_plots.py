@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lipctrl import plots
-from lipctrl.analysis import IncrementalBall, incremental_gain_margin
+from lipctrl.analysis import IncrementalBall, ScaledBall, analyze, incremental_gain_margin
 from lipctrl.analysis.srg import scaled_relative_graphs
+from lipctrl.plots.html_report import html_page
 from tests.plots.subjects import (
     BALL,
     MARGIN,
@@ -184,3 +185,20 @@ def test_no_oscillation_is_told_where_none_is_seen():
     assert plots.margin_simulation_plot(split).get_title("left") == "Just inside and just outside"
     turning = replace(simulation, frequency=2.0, sample_time=1.0)
     assert plots.margin_simulation_plot(turning).get_title("left").endswith(", 2 rad/sample")
+
+
+def test_pictures_of_scaled_signals_say_so_and_show_the_poles_of_the_plant_that_was_given():
+    plant = control.ss([[0.0, 1.0], [1.0, 0.0]], [[0.0], [1.0]], np.diag([1.0, 0.01]), 0)
+    ball = ScaledBall([[-3.0, -200.0]], 0.5, [1.0, 2.0**-7])
+    spread = plots.pole_spread(plant, ball, samples=50)
+    nominal = np.linalg.eigvals(plant.A + plant.B @ ball.center @ plant.C)
+    np.testing.assert_allclose(np.sort_complex(spread.nominal), np.sort_complex(nominal))
+    report = analyze(plant, ball, margins=False)
+    for label in (
+        plots.pole_spread_plot(spread).get_legend().get_texts()[0].get_text(),
+        plots.sigma_plot(plots.loop_response(plant, ball)).get_ylabel(),
+        html_page(report),
+    ):
+        assert "between scaled signals" in label or "observations / [1, 0.0078125]" in label
+    plain = plots.pole_spread(plant, ball.raw(), samples=5)
+    assert "scaled" not in plots.pole_spread_plot(plain).get_legend().get_texts()[0].get_text()

@@ -46,6 +46,20 @@ def test_every_kind_draws(run, kind, tmp_path):
     assert drawn_share(run, kind, tmp_path) > 0.005
 
 
+def test_the_trade_off_of_a_policy_with_scales_prices_the_same_actions_in_its_units(run):
+    import types
+
+    plain = run_figure(run, "trade-off").axes[0]
+    network = lipctrl.LipschitzResNet(4, 1, lipschitz=1.0, width=8, depth=2)
+    scaled = lipctrl.ResidualPolicy(run.policy.gain, network, [1.0, 2.0, 0.5, 4.0], action_scale=8.0)
+    fields = {name: getattr(run, name) for name in ("config", "env_id")}
+    own = run_figure(types.SimpleNamespace(**fields, certificate=scaled.certificate()), "trade-off").axes[0]
+    assert own.get_ylabel() == "Lipschitz budget between scaled signals"
+    costs = [np.sort(ax.lines[0].get_xdata()) for ax in (plain, own)]
+    np.testing.assert_allclose(*costs, rtol=1e-6)
+    plt.close("all")
+
+
 def drawn_share(run, kind, tmp_path):
     figure = run_figure(run, kind)
     figure.savefig(tmp_path / "figure.png")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipctrl.analysis.disk import DiskMargin
+from lipctrl.analysis.disk_ends import gain_interval
 from lipctrl.analysis.incremental_disk import IncrementalDiskMargin
 from lipctrl.analysis.units import in_units
 from lipctrl.plots.style import (
@@ -15,6 +16,7 @@ from lipctrl.plots.style import (
     BLUE,
     CERTIFIED,
     FALSIFIED,
+    GREY,
     SKY,
     Complex,
     axes_or_new,
@@ -37,8 +39,9 @@ def disk_margin_plot(
 
     Parameters
     ----------
-    margin : from `lipctrl.disk_margin` or `lipctrl.analysis.incremental_disk_margin`. Blue: f may be anywhere in it, in
-        every channel at once, uncertain but fixed. Sky blue, where that is smaller: f may also vary in time. The
+    margin : from `lipctrl.disk_margin` or `lipctrl.analysis.incremental_disk_margin`. Each channel is multiplied by an
+        f = (1 + bδ)/(1 - aδ) of its own. Blue: f may be anywhere in it, in every channel at once, uncertain but fixed.
+        Sky blue, where that is smaller: f may also vary in time. Dashed: the weakest channel, perturbed alone. The
         crosses, one a channel, destabilise together at the frequency in the legend. A phase of either sign is drawn
         upwards.
 
@@ -61,18 +64,21 @@ def disk_margin_plot(
             "(incremental_disk_margin). Draw a gain margin with gain_sweep_plot or margin_intervals_plot"
         )
     ax = axes_or_new(ax, (6.4, 4.4))
-    found = _falsified(margin)
-    gains, phases = _grid(margin, found)
+    found, alone = _falsified(margin), _alone(margin)
+    weakest = int(np.argmin(alone))
+    gains, phases = _grid(float(alone[weakest]), margin.skew, found)
     handles = [_region(ax, margin.alpha, margin.skew, (gains, phases), (BLUE, 0.45, "certified"))]
     if margin.alpha_varying < margin.alpha * (1.0 - 1e-5):
         look = (SKY, 1.0, "also varying in time")
         handles.append(_region(ax, margin.alpha_varying, margin.skew, (gains, phases), look))
+    if len(alone) > 1:
+        handles += _outline(ax, weakest, float(alone[weakest]), margin.skew, (gains, phases))
     handles += _ends(ax, margin)
-    if found.size:
-        handles += _crosses(ax, margin, found)
     ax.set(
         xlim=(gains[0], gains[-1]), ylim=(0.0, phases[-1]), xlabel="gain of f [dB]", ylabel="phase of f [°]"
     )
+    if found.size:
+        handles += _crosses(ax, margin, found)
     ax.set_title(title or f"Disk margin, skew {margin.skew:g}")
     legend_below(ax, 2, handles=handles)
     return ax
@@ -90,6 +96,12 @@ def _falsified(margin: DiskMargin | IncrementalDiskMargin) -> Complex:
     with np.errstate(divide="ignore", invalid="ignore"):
         f = (1.0 + b * delta) / (1.0 - a * delta)
     return f if all(_has_place(abs(z)) for z in f) else np.zeros(0, dtype=np.complex128)
+
+
+def _alone(margin: DiskMargin | IncrementalDiskMargin) -> np.ndarray:
+    """Return the certified α of each channel perturbed alone."""
+    singles = [m.alpha if isinstance(m, DiskMargin) else m for m in margin.channels]
+    return np.array(singles or [margin.alpha])
 
 
 def _decibels(gain: float | Complex) -> np.ndarray:
@@ -110,16 +122,16 @@ def _inside(alpha: float, skew: float, f: Complex) -> np.ndarray:
     return reach if math.isinf(alpha) else alpha * reach - np.abs(f - 1.0)
 
 
-def _grid(margin: DiskMargin | IncrementalDiskMargin, found: Complex) -> tuple[np.ndarray, np.ndarray]:
-    """Return gains [dB] and phases [°] that frame the region and the crosses."""
-    least, largest = margin.gain_margin
+def _grid(alpha: float, skew: float, found: Complex) -> tuple[np.ndarray, np.ndarray]:
+    """Return gains [dB] and phases [°] that frame a disk and the crosses."""
+    least, largest = gain_interval(alpha, skew)
     shown = [0.0, *(float(_decibels(g)) for g in (least, largest) if _has_place(g)), *_decibels(found)]
     low, high = min(shown), max(shown)
     pad = 0.12 * max(high - low, 1.0)
     low -= pad if _has_place(least) else _FAR
     high += pad if _has_place(largest) else _FAR
     gains, phases = np.linspace(low, high, 401), np.linspace(0.0, 180.0, 721)
-    inside = _inside(margin.alpha, margin.skew, _polar(gains, phases)).max(axis=1) > 0.0
+    inside = _inside(alpha, skew, _polar(gains, phases)).max(axis=1) > 0.0
     top = min(1.15 * max(float(phases[inside].max(initial=1.0)), *_degrees(found), 1.0), 180.0)
     return gains, np.linspace(0.0, top, 401)
 
@@ -138,6 +150,13 @@ def _region(ax: Axes, alpha: float, skew: float, where: tuple[np.ndarray, np.nda
     ax.contour(*where, inside, levels=[0.0], colors=[CERTIFIED], linewidths=1.6)
     name = f"{words}: α < {alpha:.4g}" if math.isfinite(alpha) else f"{words}: every α"
     return Patch(facecolor=color, edgecolor=CERTIFIED, alpha=opacity, label=name)
+
+
+def _outline(ax: Axes, channel: int, alpha: float, skew: float, where: tuple[np.ndarray, np.ndarray]) -> Any:
+    """Draw the border of the disk of one channel alone; returns what the legend shows of it."""
+    inside = _inside(alpha, skew, _polar(*where))
+    ax.contour(*where, inside, levels=[0.0], colors=[GREY], linewidths=1.4, linestyles="--")
+    return ax.plot([], [], "--", color=GREY, lw=1.4, label=f"channel {channel + 1} alone: α < {alpha:.4g}")
 
 
 def _ends(ax: Axes, margin: DiskMargin | IncrementalDiskMargin) -> list[Any]:
@@ -159,18 +178,21 @@ def _written(number: float) -> str:
 
 
 def _crosses(ax: Axes, margin: DiskMargin | IncrementalDiskMargin, found: Complex) -> list[Any]:
+    """Mark the f that destabilise; several are named with their phases."""
     size = margin.alpha_upper if isinstance(margin, DiskMargin) else margin.falsified
     rate = in_units(f"{_written(margin.frequency)} rad/s", margin.counts_samples)
     places = np.column_stack([_decibels(found), _degrees(found)])
-    for i, place in enumerate(places if len(places) > 1 else ()):
-        # Towards the middle of the sheet, at two heights: channels that are alike have crosses that touch.
-        side, away = ("left", 9) if place[0] < 0.0 else ("right", -9)
+    (left, right), top = ax.get_xlim(), ax.get_ylim()[1]
+    for i, (gain, phase) in enumerate(places if len(places) > 1 else ()):
+        # Low ones beside the disk where there is room, others inside it, at two heights: alike channels' crosses touch.
+        share, low = (gain - left) / (right - left), phase < 0.3 * top
+        outwards = low and min(share, 1.0 - share) > 0.25
+        side, away = ("left", 9) if (share > 0.5) == outwards else ("right", -9)
+        up = 4 + 15 * (i % 2) if low else -15 - 15 * (i % 2)
+        # Rounding gives a static f a phase of 1e-18°.
+        degrees = round(float(np.degrees(np.angle(found[i]))), 6) + 0.0
         ax.annotate(
-            f"f{i + 1}: {np.degrees(np.angle(found[i])):+.3g}°",
-            place,
-            (away, -30 if i % 2 else -15),
-            textcoords="offset points",
-            ha=side,
+            f"f{i + 1}: {degrees:+.3g}°", (gain, phase), (away, up), textcoords="offset points", ha=side
         )
     look: dict[str, Any] = {"color": FALSIFIED, "markersize": 10, "clip_on": False, "zorder": 5}
     label = f"falsified: α = {size:.4g} at {rate}"

@@ -57,8 +57,9 @@ def test_the_border_is_that_of_the_disk_and_the_cross_makes_the_loop_singular(sk
 def test_both_classes_of_perturbations_are_drawn_where_they_differ():
     margin = disk_margin(CROSSED, np.eye(2), -1.0)
     ax = disk_margin_plot(margin)
-    fixed, varying = borders(ax)
+    fixed, varying, alone = borders(ax)
     assert size(fixed, -1.0) == pytest.approx(margin.alpha, rel=1e-2)
+    assert size(alone, -1.0) == pytest.approx(min(single.alpha for single in margin.channels), rel=1e-2)
     assert size(varying, -1.0) == pytest.approx(margin.alpha_varying, rel=1e-2)
     assert len(crosses(ax)) == 2
     assert sum(text.get_text().startswith("f") for text in ax.texts) == 2

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from lipctrl.bounds.ours import plain
 from lipctrl.bounds.torch_input import input_size
@@ -18,9 +19,14 @@ def torch_map(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], int, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
     """Return (f, in_features, pullback): f in float64 on a copy in eval mode, pullback(x, u) = J(x)ᵀu.
 
-    A certified network is taken as it is folded in its own precision: that is the map its certificate speaks of.
+    A certified network is taken as it is folded, and a weight with a parametrisation (weight_norm, spectral_norm) as it
+    is computed, in the module's own precision: that is the map which certificates speak of.
     """
-    clone = copy.deepcopy(plain(module)).to(device="cpu", dtype=torch.float64).eval()
+    clone = copy.deepcopy(plain(module)).to(device="cpu").eval()
+    for part in list(clone.modules()):
+        for name in list(getattr(part, "parametrizations", ())):
+            remove_parametrizations(part, name)
+    clone = clone.to(torch.float64)
     for parameter in clone.parameters():
         parameter.requires_grad_(False)
 

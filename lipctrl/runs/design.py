@@ -156,8 +156,9 @@ def design_policy(
             trainable_lipschitz=trainable_lipschitz,
         )
     # A map that starts at the middle of an asymmetric box acts from the first step on; the gain does not count it.
+    sizes_of_actions = 1.0 if guarantee is None or guarantee.action_scale is None else guarantee.action_scale
     with torch.no_grad():
-        network.bias.add_(torch.as_tensor(task.action_center, dtype=network.bias.dtype))
+        network.bias.add_(torch.as_tensor(task.action_center / sizes_of_actions, dtype=network.bias.dtype))
     limits = task.action_box if np.isfinite(task.action_limit).all() else None
     if guarantee is None:
         policy = LipschitzPolicy(network, observation_scale=scale, action_limits=limits)

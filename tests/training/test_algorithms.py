@@ -306,6 +306,16 @@ def test_scaled_budgets_leave_more_room_under_the_same_guarantee(name):
     assert report.residual_gain_margin.upper == pytest.approx(2.0, rel=5e-3)
 
 
+def test_actions_with_sizes_start_at_the_middle_of_their_box():
+    task = find_task(lipctrl_envs.environment_id("PlanarQuadrotor"))
+    middle = np.array([1.0, 0.02])
+    asymmetric = dataclasses.replace(task, action_center=middle)
+    found = [design_policy(t, lipschitz="scaled", width=8).policy for t in (task, asymmetric)]
+    assert found[0].action_scale.tolist() == [1.0, 0.03125]
+    rest = [policy(torch.zeros(task.observation_size)).detach().numpy() for policy in found]
+    np.testing.assert_allclose(rest[1] - rest[0], middle, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "delay"), [("Pendulum", 2), ("CartPole", 4), ("DoublePendulumCart", 2), ("GymPendulum", 1)]
 )

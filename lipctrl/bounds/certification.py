@@ -13,7 +13,7 @@ from lipctrl.bounds.files import read_layers, read_safetensors
 from lipctrl.bounds.graph import Network
 from lipctrl.bounds.methods import certify_network
 from lipctrl.bounds.onnx_network import read_onnx
-from lipctrl.bounds.ours import is_ours, plain
+from lipctrl.bounds.ours import is_ours
 from lipctrl.certificate import METRIC_CLAIMS, Certificate
 from lipctrl.checker import check
 from lipctrl.positivity import NotProvedError
@@ -170,7 +170,7 @@ def read_network(source: Any, activation: Any = None, input_shape: Any = None) -
     if hasattr(source, "state_dict") and hasattr(source, "modules"):
         from lipctrl.bounds.torch_network import read_torch
 
-        return read_torch(plain(source), input_shape)
+        return read_torch(source, input_shape)
     raise TypeError(
         f"certify takes a torch module, a list of (W, b), an .onnx or .safetensors path, got {type(source).__name__}"
     )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import operator
+
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from lipctrl.bounds.torch_composed import COMPOSED_MODULES
 from lipctrl.bounds.torch_modules import BATCH_NORMS, NEUTRAL, SHAPED, kind_of, module_activation, setting
 from lipctrl.bounds.torch_trace import Whole, attribute, refusal
+
+# Calls whose result may have another number of features than what they read.
+_RESIZING = {
+    *(operator.getitem, operator.matmul, torch.matmul, "matmul", torch.cat, torch.concat, torch.concatenate),
+    *(torch.split, torch.chunk, torch.tensor_split, "split", "chunk"),
+}
 
 
 def input_size(module: nn.Module) -> int:
@@ -34,7 +43,7 @@ def graph_input_size(whole: Whole, graph: fx.Graph) -> int:
     if isinstance(getattr(whole.net, "in_features", None), int):
         return input_size(whole.net)
     frontier = [n for n in graph.nodes if n.op == "placeholder"]
-    seen = set(frontier)
+    seen, resized = set(frontier), None
     while frontier:
         for user in frontier.pop(0).users:
             if user.op == "call_module":
@@ -52,7 +61,14 @@ def graph_input_size(whole: Whole, graph: fx.Graph) -> int:
                 weight = user.args[1] if len(user.args) > 1 else user.kwargs["weight"]
                 if isinstance(weight, fx.Node) and weight.op == "get_attr":
                     return int(attribute(whole, weight.target).shape[1])
-            if user not in seen:
+            if user.target in _RESIZING:
+                resized = user
+            elif user not in seen:
                 seen.add(user)
                 frontier.append(user)
+    if resized is not None:
+        raise refusal(
+            resized,
+            "it leaves the size of the input open; give the network an attribute in_features, or input_shape=",
+        )
     return input_size(whole.net)

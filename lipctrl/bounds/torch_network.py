@@ -36,7 +36,7 @@ from lipctrl.bounds.torch_modules import (
     numbers,
     refuse_what_runs_otherwise,
 )
-from lipctrl.bounds.torch_trace import Whole, attribute, refusal, traced
+from lipctrl.bounds.torch_trace import Whole, attribute, exported_parts, refusal, traced
 
 _NEUTRAL_CALLS = {"contiguous", "clone", "detach", "float", "double"}
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__"}
@@ -66,7 +66,7 @@ def read_torch(module: nn.Module, input_shape: Sequence[int] | None = None) -> N
         network that is another one at the next call (random numbers, counters).
     """
     refuse_what_runs_otherwise(module)
-    whole = Whole(module)
+    whole = Whole(module, exported_parts(module))
     with evaluation_mode(whole), torch.no_grad():
         first, second = (_Reader(whole, traced(whole), input_shape).read() for _ in range(2))
     if not same_network(first, second):

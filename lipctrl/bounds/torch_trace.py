@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx, nn
 
 from lipctrl.bounds.graph import UnsupportedOperationError
+from lipctrl.bounds.ours import plain
 from lipctrl.bounds.torch_aliases import refuse_stale_reads
 from lipctrl.bounds.torch_modules import declared_activation
 
@@ -38,6 +40,15 @@ class _Tracer(fx.Tracer):
         """Return the value under trace; called by fx."""
         return _RecordingProxy(node, self)
 
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Trace a network of lipctrl that is a part of another one as the plain layers that it exports."""
+        exported = self.root.exported.get(m) if isinstance(self.root, Whole) else None
+        if exported is None:
+            return super().call_module(m, forward, args, kwargs)
+        return exported(*args, **kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return declared_activation(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
@@ -45,12 +56,27 @@ class _Tracer(fx.Tracer):
 class Whole(nn.Module):
     """A network as a part of what is traced, so that its own call (hooks, a `__call__` of its class) counts too."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, exported: Mapping[nn.Module, nn.Module] | None = None) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.exported = net, dict(exported or {})
+        self.exports = nn.ModuleList(self.exported.values())
 
     def forward(self, x: Any) -> Any:
         return self.net(x)
+
+
+def exported_parts(net: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return the networks of lipctrl that are parts of another one, with the plain layers that each exports."""
+    out: dict[nn.Module, nn.Module] = {}
+    waiting = [net]
+    while waiting:
+        part = waiting.pop()
+        simple = plain(part)
+        if simple is part:
+            waiting.extend(part.children())
+        else:
+            out[part] = simple.eval()
+    return out
 
 
 def traced(whole: Whole) -> fx.Graph:

@@ -45,7 +45,8 @@ def _concat(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Ten
 
 def _parallel(parts: Sequence[Any], constants: Sequence[Tensor], x: Tensor) -> Tensor:
     (sizes,) = constants
-    pieces = x.split([int(n) for n in sizes], -1)
+    ends = [int(n) for n in sizes.cumsum(0)]
+    pieces = [x[..., start:end] for start, end in zip([0, *ends], ends, strict=False)]
     return torch.cat([part(piece) for part, piece in zip(parts, pieces, strict=True)], -1)
 
 

@@ -57,3 +57,23 @@ def test_arguments_are_read_by_their_names(forward):
 def test_arguments_without_a_rule_are_refused_with_the_call(forward, word):
     with pytest.raises(UnsupportedOperationError, match=word):
         lipctrl.certify(called(forward))
+
+
+def test_a_part_of_the_input_does_not_tell_its_size():
+    """Read as a map of two features, x ↦ A x₁₂ - A x₃₄ is zero; of four, its gain is √2 ‖A‖."""
+
+    class Difference(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.a(x[..., :2]) - self.a(x[..., -2:])
+
+    net = Difference().double()
+    with pytest.raises(UnsupportedOperationError, match="in_features"):
+        lipctrl.certify(net)
+    true = np.sqrt(2.0) * np.linalg.norm(net.a.weight.detach().numpy(), 2)
+    assert lipctrl.certify(net, input_shape=(4,)).gain >= true * (1.0 - 1e-12)
+    net.in_features = 4
+    assert lipctrl.certify(net).gain >= true * (1.0 - 1e-12)

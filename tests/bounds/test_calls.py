@@ -168,3 +168,18 @@ def test_methods_of_others_that_bear_our_names_are_not_ours():
     for source in (forged, net):
         with pytest.raises(lipctrl.NotProvedError, match="does not check"):
             lipctrl.certify(source)
+
+
+def test_networks_of_lipctrl_are_parts_of_others():
+    torch.manual_seed(0)
+    inner = lipctrl.nn.Concat(
+        lipctrl.nn.LosslessBlock(4, 2, width=4), lipctrl.nn.OrthogonalLinear(4, 3, lipschitz=2.0)
+    )
+    net = nn.Sequential(nn.Linear(4, 4), inner, nn.Tanh(), lipctrl.LipschitzResNet(5, 2, width=4)).double()
+    cert, x = lipctrl.certify(net), torch.randn(20, 4, dtype=torch.float64)
+    with torch.no_grad():
+        np.testing.assert_allclose(cert.evaluate(x.numpy()), net(x).numpy(), atol=1e-12)
+    assert lipctrl.lipschitz_lower_bound(net) <= cert.gain
+    inner.register_forward_hook(lambda m, args, y: 3.0 * y)
+    with pytest.raises(ValueError, match="hook"):
+        lipctrl.certify(net)

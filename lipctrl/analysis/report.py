@@ -110,7 +110,7 @@ class StabilityReport:
         rows: list[tuple[str, Any]] = []
         if not self.scales.trivial:
             units = (
-                f"the next norm and radii are of {self.scales}; factors, phases and delays have no such units"
+                f"norm and radii below are between scaled signals, {self.scales}; all else is in raw units"
             )
             rows.append(("units", units))
         rows.append(("nominal loop", self.hinf))

@@ -188,7 +188,8 @@ def test_mixed_units_are_certified_where_one_radius_for_all_is_not():
     report = lipctrl.analyze(plant, policy, structured=False)
     assert report.verdict == "certified"
     assert report.scales.observation.tolist() == [1.0, 2.0**-7]
-    assert "units: the next norm and radii are of observations / [1, 0.0078125]" in report.summary()
+    units = "units: norm and radii below are between scaled signals, observations / [1, 0.0078125];"
+    assert units in report.summary()
     assert "·‖(y-y')/s‖, K₀ = [[-3, -200]], s = [1, 0.0078125]" in report.policy
     # A simulation with the stored weights, as far from the claim as a single loop can be: pairs contract.
     step = control.c2d(plant, 1e-3)
@@ -327,5 +328,9 @@ def test_extreme_scales_are_refused_or_left_out():
     plant = as_realization(control.ss([[-1.0]], [[1.0]], [[1.0], [1e200]], 0))
     with pytest.raises(ValueError, match="overflows"):
         ScaledBall([[0.0, 0.0]], 1.0, observation_scale=[1.0, 1e-200]).scales.plant(plant)
+    # Sizes whose product underflows where the scaled entry does not.
+    through = as_realization(control.ss([], [], [], [[2.0**900]]))
+    scaled = ScaledBall([[0.0]], 1.0, 2.0**600, 2.0**-500).scales.plant(through)
+    assert abs(scaled.D[0, 0] - 2.0**-200) <= scaled.d.radius()[0, 0]
     system, ball, scales = in_own_units(plant, IncrementalBall([[0.0, 0.0]], 1.0))
     assert (system is plant, scales.trivial, ball.radius) == (True, True, 1.0)

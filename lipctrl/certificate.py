@@ -248,19 +248,27 @@ class Certificate:
         return f"<Certificate {_headline(self)} · {sum(1 for _ in self.nodes())} nodes · {self.digest[:12]}>"
 
 
-def _headline(node: Certificate) -> str:
+def statement(node: Certificate) -> str:
+    """Return what a node claims in words: the property, its constant, the norm, and whether a box limits it.
+
+    Examples
+    --------
+    >>> statement(Certificate("identity", 0.5, 2, 2, claim="inverse"))
+    'inverse ≥ 0.5 (l2)'
+    """
     sign = "≥" if node.claim == "inverse" else "≤"
     where = "" if node.region is None else " on a box"
     kind = "gain" if node.claim == "lipschitz" else node.claim
     norm = node.norm if node.metric is None else "in the metric P"
+    return f"{kind} {sign} {node.gain:.9g} ({norm}){where}"
+
+
+def _headline(node: Certificate) -> str:
     activations = node.params.get("activations", [])
     listed = activations if isinstance(activations, list) else []
     inner = sorted({str(a.get("name", "nested")) for a in listed if isinstance(a, dict)})
     tail = f" [{', '.join(inner)}]" if inner else ""
-    return (
-        f"{node.rule}{tail} ({node.in_features} → {node.out_features}): "
-        f"{kind} {sign} {node.gain:.9g} ({norm}){where}"
-    )
+    return f"{node.rule}{tail} ({node.in_features} → {node.out_features}): {statement(node)}"
 
 
 def _arrays_to_dict(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lipctrl.arithmetic import Dyadic, Enclosure, underflows_gradually
-from lipctrl.certificate import SIGNED_CLAIMS, Certificate
+from lipctrl.certificate import SIGNED_CLAIMS, Certificate, statement
 from lipctrl.rules import RULES, NotProvedError
 
 FLUSHED = (
@@ -20,7 +20,11 @@ ROUTES = {"float": Enclosure, "exact": Dyadic}
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The outcome of a check: `ok`, the proved `gain` (inf when not ok), and what failed where."""
+    """The outcome of a check: `ok`, the proved `gain` (inf when not ok), the `statement` in words, what failed where.
+
+    The gain is the constant of whatever the certificate claims: of an inverse claim a lower bound, of one on a box a
+    bound there.
+    """
 
     ok: bool
     gain: float
@@ -28,13 +32,14 @@ class CheckReport:
     nodes: int = 0
     route: str = "float"
     digest: str = field(default="", repr=False)
+    statement: str = ""
 
     def __bool__(self) -> bool:
         return self.ok
 
     def __str__(self) -> str:
         if self.ok:
-            return f"proved: gain ≤ {self.gain:.9g} ({self.nodes} nodes, {self.route} arithmetic)"
+            return f"proved: {self.statement}; {self.nodes} nodes, {self.route} arithmetic"
         return "not proved: " + "; ".join(self.failures)
 
 
@@ -75,6 +80,7 @@ def check(certificate: Certificate, *, route: str = "float") -> CheckReport:
         nodes=count,
         route=route,
         digest=certificate.digest,
+        statement=statement(certificate) if ok else "",
     )
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lipctrl import check, load_certificate, rules
+from lipctrl import certify, check, load_certificate, rules
 from lipctrl.certificate import CertificateFormatError
 
 
@@ -27,3 +27,16 @@ def test_a_name_stands_once(tmp_path, old, new):
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(CertificateFormatError, match="twice"):
         load_certificate(path)
+
+
+def test_a_report_says_what_was_proved():
+    """A lower bound, and a bound on a box, are not printed as a bound everywhere."""
+    layers = [([[2.0, 0.0], [0.0, 3.0]], None), ([[1.0, 0.0], [0.0, 1.0]], None)]
+    steep = {"name": "leaky_relu", "slope": 0.5}
+    inverse = certify(layers, activation=steep, property="inverse", region=(-1.0, 1.0))
+    assert str(check(inverse)).startswith("proved: inverse ≥ ")
+    assert "on a box" in str(check(inverse))
+    rate = certify(layers, activation=steep, property="contraction-rate")
+    assert "contraction-rate ≤ " in str(check(rate))
+    assert "in the metric P" in str(check(rate))
+    assert "(linf)" in str(check(certify(layers, activation=steep, norm="linf")))

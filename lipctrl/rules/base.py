@@ -100,8 +100,11 @@ def round_up(value: Fraction) -> float:
 
 
 def sqrt_up(value: Fraction) -> float:
-    """Return a double whose square is at least `value`."""
-    out = math.sqrt(float(value))
+    """Return a double whose square is at least `value`, the smallest or close to it."""
+    # A power of four brings the square near one: it could vanish in float64, or overflow, where its root does not.
+    shift = (value.denominator.bit_length() - value.numerator.bit_length()) // 2
+    near = value * 4**shift if shift >= 0 else value / 4**-shift
+    out = math.ldexp(math.sqrt(float(near)), -shift)
     while Fraction(out) ** 2 < value:
         out = math.nextafter(out, math.inf)
     return out

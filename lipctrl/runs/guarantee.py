@@ -70,6 +70,8 @@ class StabilityGuarantee:
         ------
         GuaranteeBrokenError
             When the certificate does not place the policy strictly inside the ball.
+        ValueError
+            For stored sizes that are no powers of two.
         """
         center, radius = certificate.center, certificate.radius
         if center is None or radius is None:
@@ -80,12 +82,12 @@ class StabilityGuarantee:
             )
         away = center + self.gain
         if self.observation_scale is not None or self.action_scale is not None:
-            s, a = self._sizes()
-            away, radius = away * s / a[:, None], self._scaled_radius(certificate)
-        # Enlarged by far more than a difference and a norm can round; squares of tiny entries must not vanish.
-        most = float(np.abs(away).max())
-        shift = most * float(np.linalg.norm(away / most)) * (1.0 + 1e-9) if most > 0.0 else 0.0
-        reach = math.nextafter(radius + shift, math.inf) if shift > 0.0 else radius
+            (s, a), radius = self._sizes(), self._scaled_radius(certificate)
+            with np.errstate(over="ignore"):  # what is infinitely far away is refused below
+                away = away * (s / a[:, None])
+        shift = _size(away)
+        # A NaN is no shift of zero: it fails every comparison below.
+        reach = radius if shift == 0.0 else math.nextafter(radius + shift, math.inf)
         if not radius < self.radius:
             raise GuaranteeBrokenError(
                 f"the residual has gain ≤ {radius:.9g}, not below the stability radius {self.radius:.9g}; "
@@ -101,7 +103,8 @@ class StabilityGuarantee:
 
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
         m, p = self.gain.shape
-        s, a = self.observation_scale, self.action_scale
+        s = _powers_of_two(self.observation_scale, p, "observation_scale")
+        a = _powers_of_two(self.action_scale, m, "action_scale")
         return np.ones(p) if s is None else s, np.ones(m) if a is None else a
 
     def _scaled_radius(self, certificate: Certificate) -> float:
@@ -133,6 +136,14 @@ class StabilityGuarantee:
             "radius": self.radius,
             **{name: None if scale is None else scale.tolist() for name, scale in scales.items()},
         }
+
+
+def _size(matrix: np.ndarray) -> float:
+    """Return a bound of ‖matrix‖, by far more than its rounding above; squares of tiny entries do not vanish."""
+    most = float(np.abs(matrix).max())
+    if most == 0.0 or not math.isfinite(most):
+        return most
+    return most * float(np.linalg.norm(matrix / most)) * (1.0 + 1e-9)
 
 
 def _powers_of_two(sizes: Any, count: int, name: str) -> np.ndarray | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from short_runs import ENV, GAIN, SMALL, Killed, same, short_run, small_policy, weights
 
 import lipctrl
+from lipctrl import rules
 from lipctrl.runs import RunError, Schedule, StabilityGuarantee, files, load_run, session
 from lipctrl.runs.files import read_tensors, write_json, write_tensors
 from lipctrl.runs.folder import RunWriter
@@ -332,6 +334,25 @@ def test_a_guarantee_in_scales_counts_each_observation_in_its_size():
     assert smaller.prove(certificate) == pytest.approx(1.5, rel=1e-3)
     with pytest.raises(ValueError, match="powers of two"):
         StabilityGuarantee.of(control.ss([[-1.0]], [[1.0]], [[1.0], [1.0]], 0), gain, [3.0, 1.0])
+
+
+def test_a_guarantee_from_damaged_numbers_proves_nothing():
+    gain = np.array([[1.0, 20.0]])
+    network = lipctrl.LipschitzResNet(2, 1, lipschitz=1.0, width=8, depth=1)
+    certificate = lipctrl.ResidualPolicy(gain, network, observation_scale=[4.0, 0.125]).certificate()
+    for broken in (math.nan, math.inf):
+        with pytest.raises(GuaranteeBrokenError):
+            StabilityGuarantee(np.array([[1.0, broken]]), 99.0).prove(certificate)
+    with pytest.raises(GuaranteeBrokenError):
+        StabilityGuarantee(gain, math.nan, [4.0, 0.125]).prove(certificate)
+    for sizes in ([4.0, -0.125], [3.0, 0.125], [4.0, math.nan], [1.0, 1.0, 1.0]):
+        with pytest.raises(ValueError, match="powers of two"):
+            StabilityGuarantee(gain, 1.5, sizes).prove(certificate)
+    # A shift whose square is no float64 counts as any other.
+    tiny = rules.centered([[1e-170]], rules.scaling([0.9e-170]))
+    assert StabilityGuarantee(np.zeros((1, 1)), 2e-170).prove(tiny) < 1.06
+    with pytest.raises(GuaranteeBrokenError, match="away from the gain"):
+        StabilityGuarantee(np.zeros((1, 1)), 1.5e-170).prove(tiny)
 
 
 def test_training_stops_early_at_the_target(tmp_path):

@@ -113,8 +113,8 @@ def certificate_from_dict(data: Any) -> Certificate:
         nodes.append(_node_from_dict(entry, nodes))
     root = nodes[-1]
     if root.digest != data["digest"]:
-        # Kept, not repaired: `check` reports it as a broken seal.
-        object.__setattr__(root, "digest", str(data["digest"]) or "missing")
+        # Whichever of the two was altered: `check` reports a broken seal.
+        object.__setattr__(root, "digest", f"{root.digest} in the last node, {data['digest']!r} of the file")
     return root
 
 

@@ -265,3 +265,18 @@ def test_others_may_read_a_saved_certificate_as_any_other_file(tmp_path, specime
 def test_a_tree_prints_one_node_a_line(specimen):
     assert len(str(specimen).splitlines()) >= 1
     assert specimen.digest[:12] in repr(specimen)
+
+
+def test_every_copy_of_the_digest_is_compared():
+    """The file names the digest of its last node once more: neither copy mends the other."""
+    data = rules.series(rules.linear([[3.0, 4.0]]), rules.linear([[2.0]])).to_dict()
+    assert check(certificate_from_dict(data)).ok
+    for place in (data, *data["nodes"]):
+        kept = place["digest"]
+        for altered in ("0" * 64, kept[:-1] + ("1" if kept[-1] == "0" else "0")):
+            place["digest"] = altered
+            report = check(certificate_from_dict(data))
+            assert not report.ok
+            assert "digest" in report.failures[0]
+        place["digest"] = kept
+    assert check(certificate_from_dict(data)).ok

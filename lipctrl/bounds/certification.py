@@ -112,7 +112,14 @@ def certify(
         raise ValueError(
             f'property {property!r} is bounded by the method "lipsdp" or "local", not {method!r}'
         )
-    cert = certify_network(given, method, box, property, norm, as_metric(metric, given.in_features))
+    try:
+        # Overflow is no surprise here: every proof requires finite numbers where it decides.
+        with np.errstate(over="ignore", invalid="ignore"):
+            cert = certify_network(given, method, box, property, norm, as_metric(metric, given.in_features))
+    except OverflowError as error:
+        raise NotProvedError(
+            f"the bound is beyond the range of float64 ({error}); rescale the network"
+        ) from error
     if cert.parts or norm == "linf":
         # A node without parts was proved by its rule when it was made; a tree is proved node by node.
         report = check(cert)

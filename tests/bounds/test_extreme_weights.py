@@ -31,3 +31,11 @@ def test_gains_do_not_vanish_in_underflow(forward, factor, norm):
         cert = lipctrl.certify(net, method, norm=norm)
         assert true <= cert.gain <= true * 1.002
         assert lipctrl.check(cert).ok
+
+
+@pytest.mark.parametrize("size", [1.7e308, 1e200])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("method", ["auto", "product"])
+def test_bounds_beyond_float64_are_refused_in_words(size, norm, method):
+    with pytest.raises(ValueError, match=r"overflow|range|rescale"):
+        lipctrl.certify([np.array([[size]])] * 2, method, activation="relu", norm=norm)

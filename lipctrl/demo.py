@@ -64,8 +64,8 @@ def run_demo(out: Path, *, fast: bool = False, seed: int = 0) -> dict[str, Any]:
         "[bold]1[/] LQR of the linearised cart-pole: u = -K y, K =", np.round(K.ravel(), 3).tolist()
     )
 
-    # 2. The largest residual that provably cannot destabilise that loop; the residual gets a quarter of it: with half the
-    # cost falls by a third, and the cart, driven harder, leaves its track more often.
+    # 2. The largest residual that provably cannot destabilise that loop; the policy gets a quarter of it. With half of
+    # it the cost falls by a third, and the cart, driven harder, leaves its track more often.
     guarantee = StabilityGuarantee.of(system, K, SIZES)
     budget = 0.25 * guarantee.radius
     console.print(

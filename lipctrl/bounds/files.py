@@ -65,6 +65,10 @@ def read_safetensors(path: Path, activation: Any) -> Network:
         ) from error
     stems = []
     for name, value in tensors.items():
+        if value.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{path} holds numbers of the type {value.dtype} ({name!r}); save them as float32"
+            )
         stem, _, leaf = name.rpartition(".")
         if leaf == "weight" and value.ndim == 2:
             stems.append(stem)

@@ -117,7 +117,7 @@ def disk_margin(sys: Any, gain: Any = None, skew: float = 0.0) -> DiskMargin:
     sys : plant as `as_realization` takes it; its outputs are perturbed. For perturbations of a plant's inputs give
         the controller as `sys` and the plant as `gain`.
     gain : array (inputs, outputs), or a linear controller; None is the identity: `sys` is then the whole loop.
-    skew : 0 balances gain increase and decrease; > 0 favours decrease, < 0 increase.
+    skew : 0 balances gain increase and decrease; > 0 leaves more room for increase, < 0 for decrease (in dB).
 
     Raises
     ------

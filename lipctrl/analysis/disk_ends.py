@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,10 @@ class DiskEnds:
     frequency: float
     varying: Destabilization | None = field(default=None, repr=False, compare=False, kw_only=True)
     counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """Draw gains and phases that are certified together (`lipctrl.plots.disk_margin_plot`); returns the axes."""
+        return importlib.import_module("lipctrl.plots.disk_margin").disk_margin_plot(self, ax=ax)
 
     def _varying_text(self) -> str:
         """Say what is known of perturbations that vary, where that differs."""

@@ -89,7 +89,7 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
     Parameters
     ----------
     sys : plant as `as_realization` takes it; policy : as `as_ball` takes it. Positive feedback, u = f·π(y).
-    skew : 0 balances gain increase and decrease; > 0 favours decrease, < 0 increase.
+    skew : 0 balances gain increase and decrease; > 0 leaves more room for increase, < 0 for decrease (in dB).
 
     Raises
     ------

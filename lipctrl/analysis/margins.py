@@ -232,7 +232,10 @@ def _with_falsifiers(loop: NominalLoop, ball: IncrementalBall, form: str, ends: 
         form=form,
         lower=ends.lower,
         upper=ends.upper,
-        frequency=(ends.low_frequency, ends.high_frequency),
+        frequency=(
+            _settled(plant, ball, form, ends.lower, ends.low_frequency),
+            _settled(plant, ball, form, ends.upper, ends.high_frequency),
+        ),
         perturbations=(
             _perturbation(plant, ball, form, ends.lower, ends.low_frequency),
             _perturbation(plant, ball, form, ends.upper, ends.high_frequency),
@@ -256,6 +259,18 @@ def _outside(
     found = [first_falsified(plant, ball, form, end, finite, upward=upward)]
     found.append(falsify_policy(plant, ball, form, upward=upward))
     return [f for f in found if f is not None]
+
+
+def _settled(plant: Realization, ball: IncrementalBall, form: str, k: float, omega: float) -> float:
+    """Return the frequency of an end, 0 where a static policy reaches it as well to the last digits."""
+    if not (math.isfinite(omega) and omega > 0.0 and k > 0.0):
+        return omega
+    center = k * ball.center if form == "policy" else ball.center
+    sizes = [looped_response(plant, center, w) for w in (0.0, omega)]
+    static, here = (
+        0.0 if t is None or not np.isfinite(t).all() else float(np.linalg.norm(t, 2)) for t in sizes
+    )
+    return 0.0 if static >= here * (1.0 - 1e-9) else omega
 
 
 def _perturbation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import traceback
 from collections import deque
@@ -87,6 +88,17 @@ def _import_ray() -> Any:
     return ray
 
 
+def _knock(address: str | None) -> None:
+    """Raise a ConnectionError if nothing listens at HOST:PORT, where Ray would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(str(error)) from error
+
+
 def _run_on_ray(
     function: Job, jobs: Mapping[str, dict[str, Any]], workers: int, address: str | None, max_retries: int
 ) -> Iterator[Outcome]:
@@ -96,6 +108,7 @@ def _run_on_ray(
         # "local", not nothing: without an address Ray joins a cluster that was started here, dead ones included.
         size = {"address": "local", "num_cpus": workers} if address is None else {"address": address}
         try:
+            _knock(address)
             ray.init(include_dashboard=False if address is None else None, log_to_driver=False, **size)
         except ConnectionError as error:
             raise ValueError(

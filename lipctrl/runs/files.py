@@ -35,6 +35,16 @@ def saving(path: Path) -> Iterator[None]:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder of a run or a sweep, or raise a RunError that says what is in its way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise RunError(f"{path} is a file; runs need a folder: choose another") from error
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {path}: {error.strerror}; choose another") from error
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`, atomically and durably.
 

@@ -26,6 +26,7 @@ from lipctrl.certificate import Certificate
 from lipctrl.certificate_reader import load_certificate
 from lipctrl.runs.files import (
     RunError,
+    make_folder,
     read_bytes,
     read_json,
     read_tensors,
@@ -181,16 +182,7 @@ class RunWriter:
             raise RunError(
                 f"{self.path} already holds a run; continue it with resume (--resume), or choose another folder"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise RunError(
-                f"{self.path} is a file; a run needs a folder of its own: choose another"
-            ) from error
-        except OSError as error:
-            raise RunError(
-                f"cannot make the run folder {self.path}: {error.strerror}; choose another"
-            ) from error
+        make_folder(self.path)
         write_json(self.path / "config.json", {**config, "env_options": _stored(config["env_options"])})
 
     def _is_unborn(self) -> bool:

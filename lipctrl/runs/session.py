@@ -156,7 +156,9 @@ class Session:
     def _train(self, bar: Progress, stop: Callable[[], bool]) -> None:
         """Iterate until the steps are used up or a reason to stop comes; KeyboardInterrupt after a Ctrl-C was saved."""
         if self.iteration == 0:
-            self._checkpoint({})
+            # Once: saving moves a black box to new episodes.
+            if self.saved is None:
+                self._checkpoint({})
             bar.saved(0)
             # The policy that training begins with may stay the best; it does not end the training.
             self._validate()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.runs.executor import Outcome, run_jobs
-from lipctrl.runs.files import RunError, read_json
+from lipctrl.runs.files import RunError, make_folder, read_json
 from lipctrl.runs.member import train_one
 from lipctrl.runs.table import AXES, RESULTS, Row, SweepResult
 
@@ -154,6 +154,7 @@ def sweep(
             "evaluation_seed": evaluation_seed,
             "folder": str((folder / key).absolute()),
         }
+    make_folder(folder)
     rows = _finished(folder, resume, jobs)
     left = {key: job for key, job in jobs.items() if key not in rows}
     for outcome in run_jobs(train_one, left, workers=workers, address=address, max_retries=max_retries):

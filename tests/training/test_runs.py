@@ -128,30 +128,32 @@ def test_kill_minus_nine_and_resume_equals_the_unkilled_run(tmp_path):
     )
 
 
-@pytest.mark.parametrize("mode", ["ppo"])
-def test_black_boxes_continue_bit_by_bit_too(tmp_path, monkeypatch, mode):
+@pytest.mark.parametrize("killed_at", [0, 3])
+def test_black_boxes_continue_bit_by_bit_too(tmp_path, monkeypatch, killed_at):
     monkeypatch.setattr("lipctrl.training.environments.TWINS", {})
 
     def run(out, **arguments):
         torch.manual_seed(0)
         policy = lipctrl.LipschitzPolicy(lipctrl.LipschitzResNet(3, 1, lipschitz=5.0, width=8, depth=1))
-        arguments = {"policy": policy, "config": SMALL[mode], "schedule": Schedule(10, 2, 2, 2), **arguments}
+        arguments = {"policy": policy, "config": SMALL["ppo"], "schedule": Schedule(10, 2, 2, 2), **arguments}
         return lipctrl.train(
-            "Pendulum-v1", algorithm=mode, steps=5 * 64, out=out, progress=False, **arguments
+            "Pendulum-v1", algorithm="ppo", steps=5 * 64, out=out, progress=False, **arguments
         )
 
     whole = run(tmp_path / "whole")
-    log = RunWriter.log
+    # The first checkpoint is saved before any iteration, and before the first validation.
+    name = "save_checkpoint" if killed_at == 0 else "log"
+    kept = getattr(RunWriter, name)
 
-    def dying(self, row):
-        log(self, row)
-        if row["iteration"] == 3:
+    def dying(self, row, *rest):
+        kept(self, row, *rest)
+        if row["iteration"] == killed_at:
             raise Killed
 
-    monkeypatch.setattr(RunWriter, "log", dying)
+    monkeypatch.setattr(RunWriter, name, dying)
     with pytest.raises(Killed):
         run(tmp_path / "killed")
-    monkeypatch.setattr(RunWriter, "log", log)
+    monkeypatch.setattr(RunWriter, name, kept)
     resumed = run(tmp_path / "killed", policy=None, resume=True)
     assert same(weights(whole.path), weights(resumed.path))
 

@@ -323,11 +323,30 @@ def test_a_local_sweep_joins_no_other_cluster_and_refusals_name_the_token(
 ) -> None:
     ray = _RayThatOnlyConnects()
     monkeypatch.setattr(executor, "_import_ray", lambda: ray)
+    monkeypatch.setattr(executor, "_knock", lambda address: None)
     with pytest.raises(ValueError, match="RAY_AUTH_MODE=token"):
         list(run_jobs(dict, {"a": {}}, workers=3, address=address))
     # Without an address Ray joins what was started on this machine earlier, and refuses a number of workers.
     assert ray.asked["address"] == asked
     assert ("num_cpus" in ray.asked) == (address is None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_where_nothing_listens_is_said_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself tries for minutes."""
+    ray = _RayThatOnlyConnects()
+    monkeypatch.setattr(executor, "_import_ray", lambda: ray)
+    with pytest.raises(ValueError, match="no Ray cluster answers there"):
+        list(run_jobs(dict, {"a": {}}, address=address))
+    assert not ray.asked
+
+
+def test_a_sweep_needs_a_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(RunError, match=r"notes.txt is a file; runs need a folder"):
+        sweep(PENDULUM, grid={"seed": [0]}, out=tmp_path / "notes.txt", **QUICK)
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ import numpy as np
 import scipy.linalg
 
 from lipctrl.bounds.problem import Program
+from lipctrl.positivity import NotProvedError
 
 
-class SolverError(RuntimeError):
+class SolverError(NotProvedError):
     """The numerical solver found no usable point; nothing is claimed."""
 
 

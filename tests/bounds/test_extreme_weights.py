@@ -39,3 +39,9 @@ def test_gains_do_not_vanish_in_underflow(forward, factor, norm):
 def test_bounds_beyond_float64_are_refused_in_words(size, norm, method):
     with pytest.raises(ValueError, match=r"overflow|range|rescale"):
         lipctrl.certify([np.array([[size]])] * 2, method, activation="relu", norm=norm)
+
+
+@pytest.mark.parametrize("method", ["lipsdp", "eclipse", "descent"])
+def test_a_solver_without_a_point_is_no_proof(method):
+    with pytest.raises(lipctrl.NotProvedError, match=r"definiteness|feasible|range"):
+        lipctrl.certify([np.eye(2) * 1e100, np.eye(2) * 1e80, np.eye(2)], method, activation="tanh")

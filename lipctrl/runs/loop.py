@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import numbers
 import os
 import platform
 import textwrap
@@ -102,8 +103,9 @@ def train(
     elif not isinstance(config, ALGORITHMS[algorithm].Config):
         wanted = ALGORITHMS[algorithm].Config.__name__
         raise ValueError(f"config is a {type(config).__name__}; {algorithm} takes a {wanted}")
-    if steps is not None and not (steps >= 1 and float(steps).is_integer()):
-        raise ValueError(f"steps is {steps}; expected a whole number, at least 1")
+    number = isinstance(steps, numbers.Real) and not isinstance(steps, bool)
+    if steps is not None and not (number and steps >= 1 and float(steps).is_integer()):
+        raise ValueError(f"steps is {steps!r}; expected a whole number, at least 1")
     if resume:
         policy, recorded = _continued(path, task, algorithm, seed, policy)
         config = ALGORITHMS[algorithm].Config(**recorded["settings"])
@@ -112,7 +114,7 @@ def train(
         if guarantee is None and recorded["guarantee"] is not None:
             guarantee = StabilityGuarantee.from_dict(recorded["guarantee"])
     schedule = schedule or Schedule()
-    steps = DEFAULT_STEPS[algorithm] if steps is None else steps
+    steps = DEFAULT_STEPS[algorithm] if steps is None else int(steps)
     _check_policy(policy, task)
     policy.to(chosen)
     with _threads(schedule.threads):

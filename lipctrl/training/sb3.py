@@ -348,7 +348,7 @@ def certified_policy(
     >>> certified_policy(model).certificate().gain <= 2.0 * (1.0 + 1e-3)
     True
     """
-    policy = model.policy
+    policy = getattr(model, "policy", None)
     if not isinstance(policy, (CertifiedActorCriticPolicy, CertifiedSACPolicy)):
         raise ValueError(
             f"the model's policy is a {type(policy).__name__}; expected CertifiedActorCriticPolicy (PPO, A2C) or "

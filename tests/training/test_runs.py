@@ -264,6 +264,7 @@ def test_a_folder_is_never_overwritten_and_never_continued_as_something_else(tmp
         ({"policy": torch.nn.Linear(2, 1)}, "policy is a Linear; expected a ResidualPolicy"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 10.5}, "steps is 10.5; expected a whole number"),
+        ({"steps": "10"}, "steps is '10'; expected a whole number"),
         ({"seed": -1}, "seed is -1"),
         ({"config": SMALL["ppo"]}, "apg takes a APGConfig"),
     ],
@@ -273,6 +274,19 @@ def test_wrong_arguments_are_named(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         lipctrl.train(ENV, **call)
     assert not (tmp_path / "run").exists()
+
+
+def test_steps_may_be_a_number_of_numpy(tmp_path):
+    run = lipctrl.train(
+        ENV,
+        small_policy(),
+        "apg",
+        np.int64(1),
+        out=tmp_path / "run",
+        schedule=Schedule(evaluation_episodes=2, validation_episodes=2),
+        progress=False,
+    )
+    assert run.config["steps"] == 1
 
 
 def test_policies_of_other_dimensions_are_refused(tmp_path):

@@ -29,6 +29,8 @@ _ATTEMPTS = 8
 _SHARE = 0.98
 # A walk ends within this relative distance of a singular Φ, or after so many parameters that rounding forbids.
 _NEAREST, _FAILURES = 1e-10, 2
+# Proofs on one walk. Where the units of the channels do not suit the loop, steps are short.
+_LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def march(path: Path, start: float, goal: float, *, whole: bool = False) -> Marc
     """
     here = path.prove(start)
     steps = [here]
-    while here.lower > 0.0 and here.at != goal and len(steps) < 200:
+    while here.lower > 0.0 and here.at != goal and len(steps) < _LONGEST:
         reach = 2.0 * math.sqrt(here.lower)
         away = goal - here.at
         there = goal if reach >= abs(away) else here.at + math.copysign(reach, away)

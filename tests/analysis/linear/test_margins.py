@@ -152,3 +152,11 @@ def test_a_twenty_state_loop_has_a_margin_on_both_sides():
     assert margin.lower < 1.0 < margin.upper
     # A ball about zero: the nominal loop stays the open one, the radius alone is scaled.
     assert margin.upper == pytest.approx(2.0, rel=1e-6)
+
+
+def test_a_walk_of_many_short_steps_reaches_its_end():
+    # Units that do not suit the loop: a centre of gain 25 beside a radius of 0.05 leaves only short steps.
+    plant = control.ss([[0.9]], [[-0.25, -0.1, 2.9]], [[0.7], [-0.53]], np.zeros((2, 3)), 1.0)
+    ball = IncrementalBall([[-0.37, 7.7], [1.2, -24.0], [0.05, 0.01]], 0.05)
+    margin = incremental_gain_margin(plant, ball)
+    assert margin.falsified_upper < 1.001 * margin.upper

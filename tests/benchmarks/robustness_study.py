@@ -31,7 +31,8 @@ class Setting:
     environment's reward, after `lqr_first` transitions of imitating LQR. Imitation has as a teacher the package's own
     expert (energy shaping and LQR) where a pendulum must swing up; elsewhere four times the LQR gain, saturated:
     undisturbed about as good as LQR itself, so that nothing in training warns of it. `bounds` are l2 gains of the whole
-    policy in action units over observation units, limits counted: multiples of the LQR gain where `against_lqr`. Noise
+    policy in action units over observation units, limits counted: multiples of the LQR gain where `against_lqr`. With a
+    `centre` certified policies are u = clip(-centre K y + f(y)), and `bounds` those of f. Noise
     and attacks are in units of `observation_sizes`. `options` are settings of the algorithm beside its defaults. `name`
     is what tables and curves call it.
     """
@@ -48,6 +49,7 @@ class Setting:
     against_lqr: bool = True
     options: tuple[tuple[str, float], ...] = ()
     lqr_first: int = 0
+    centre: float = 0.0
 
 
 TEACHER_GAIN = 4.0
@@ -81,6 +83,13 @@ SETTINGS = (
     Setting("TwoMassDrive-v0, LQR first", "lipctrl/TwoMassDrive-v0", delays=(2, 4, 8), **_IMPROVED),
     Setting("LateralVehicle-v0, LQR first", "lipctrl/LateralVehicle-v0", delays=(1, 2, 4), **_IMPROVED),
     Setting("SpinningSatellite-v0, LQR first", "lipctrl/SpinningSatellite-v0", delays=(1, 2, 4), **_IMPROVED),
+    Setting(
+        "MassSpringChain-v0, around 1.5 LQR",
+        "lipctrl/MassSpringChain-v0",
+        delays=(2, 4, 8),
+        centre=1.5,
+        **{**_IMPROVED, "bounds": (0.5,)},
+    ),
     Setting("GymPendulum-v1", algorithm="ppo", steps=400_000, bounds=(10.0, 14.0, 20.0), **_SWING_UP),
     Setting(
         "GymPendulum-v1, imitation",
@@ -174,6 +183,8 @@ def certified_policy(setting: Setting, bound: float, width: int, seed: int) -> A
         trainable_lipschitz=True,
         initial_factor=INITIAL_FRACTION,
     )
+    if setting.centre:
+        return lipctrl.ResidualPolicy(setting.centre * lqr(setting.env_id), network, None, task.action_limit)
     return lipctrl.LipschitzPolicy(network, None, task.action_limit)
 
 
@@ -243,7 +254,7 @@ def train_and_test(arguments: tuple[Setting, float | None, int, bool]) -> list[R
     else:
         certificate = policy.certificate()
         report, gain = lipctrl.check(certificate), certificate.gain
-        if not report.ok or gain > physical(setting, bound) * (1.0 + 1e-3):
+        if not report.ok or gain > physical(setting, setting.centre + bound) * (1.0 + 1e-3):
             raise AssertionError(f"the certificate does not prove {bound}: {report}")
     known = {
         "environment": setting.name,
@@ -305,7 +316,8 @@ def conditions(policy: Any, setting: Setting, fast: bool) -> Iterator[Row]:
 def label(setting: Setting, bound: float | None) -> str:
     if bound is None:
         return "MLP"
-    return f"certified L ≤ {bound:g}" + (" × LQR" if setting.against_lqr else "")
+    about = f"{setting.centre:g} × LQR, " if setting.centre else ""
+    return f"certified {about}L ≤ {bound:g}" + (" × LQR" if setting.against_lqr else "")
 
 
 def measure(fast: bool, workers: int, done: set[tuple[str, str, int]]) -> Iterator[list[Row]]:

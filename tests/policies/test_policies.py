@@ -119,7 +119,9 @@ def test_a_spec_from_before_action_scales_is_read():
 def test_bad_policies_are_refused_in_words():
     with pytest.raises(ValueError, match=r"action_scale has shape \(3,\); expected one number, or 2"):
         LipschitzPolicy(network(), action_scale=[1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match=r"action_scale is -1\.0; expected positive finite numbers, scale ∘ f"):
+    with pytest.raises(
+        ValueError, match=r"action_scale is -1\.0; expected positive finite numbers, scale ∘ f"
+    ):
         LipschitzPolicy(network(), action_scale=-1.0)
     with pytest.raises(ValueError, match="gain has shape"):
         ResidualPolicy(np.ones((3, 2)), network())

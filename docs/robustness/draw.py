@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parent
 ENVIRONMENTS = {
     "MassSpringChain-v0": "chain",
     "MassSpringChain-v0, LQR first": "chain-lqr-first",
+    "MassSpringChain-v0, around 1.5 LQR": "chain-around-steeper",
     "TwoMassDrive-v0, LQR first": "two-mass-lqr-first",
     "SpinningSatellite-v0, LQR first": "satellite-lqr-first",
     "LateralVehicle-v0, LQR first": "vehicle-lqr-first",

@@ -43,7 +43,8 @@ def _limits(value: Limits | None, features: int) -> tuple[Tensor, Tensor] | None
     for given in map(np.shape, pair):
         if given not in ((), (1,), (features,)):
             raise ValueError(
-                f"action_limits have shape {given}; expected one number, or {features}, for either side"
+                f"action_limits have shape {given}; expected one number, or {features}, for either side (a pair of "
+                "lower and upper limits is a tuple)"
             )
     lower, upper = (torch.as_tensor(np.asarray(v, dtype=np.float64)).expand(features).clone() for v in pair)
     if not (torch.isfinite(lower).all() and torch.isfinite(upper).all() and (lower < upper).all()):

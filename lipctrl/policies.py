@@ -13,8 +13,7 @@ from lipctrl import rules
 from lipctrl.certificate import Certificate
 from lipctrl.nn.explicit import Affine, Explicit, numbers
 from lipctrl.nn.module import CertifiedModule
-from lipctrl.nn.resnet import LipschitzResNet
-from lipctrl.nn.squashed import Squashed
+from lipctrl.nn.specs import network_from_spec, network_spec
 
 __all__ = ["LipschitzPolicy", "ResidualPolicy", "policy_from_spec"]
 
@@ -99,15 +98,11 @@ class _Policy(CertifiedModule):
         return inner if limits is None else _Clip(inner, *limits)
 
     def _common_spec(self) -> dict[str, Any]:
-        if not isinstance(self.network, (LipschitzResNet, Squashed)):
-            raise TypeError(
-                f"a {type(self.network).__name__} has no spec; use a LipschitzResNet, squashed or not"
-            )
         limits = self.action_limits
         scales = {"observation_scale": self.observation_scale, "action_scale": self.action_scale}
         return {
             "policy": type(self).__name__,
-            "network": self.network.spec(),
+            "network": network_spec(self.network),
             **{name: None if scale is None else scale.tolist() for name, scale in scales.items()},
             "action_limits": None if limits is None else [b.tolist() for b in limits],
         }
@@ -218,8 +213,7 @@ def policy_from_spec(spec: Mapping[str, Any]) -> LipschitzPolicy | ResidualPolic
     """
     fields = dict(spec)
     kind = fields.pop("policy", None)
-    inner = fields.pop("network")
-    network = (Squashed if inner.get("network") == "Squashed" else LipschitzResNet).from_spec(inner)
+    network = network_from_spec(fields.pop("network"))
     limits = fields.pop("action_limits", None)
     common: dict[str, Any] = {
         "observation_scale": fields.pop("observation_scale", None),

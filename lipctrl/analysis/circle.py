@@ -156,10 +156,9 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
     The value is certified itself (`circle_criterion(sys, (lower, b))` says so) and below the exact one by about
     1e-8 relative, where rounding allows. `inf`: every finite b is certified; where the real part of the loop
     with slope `lower` touches zero, as that of s/(s+1) does, a large finite number stands for it. `lower`
-    itself: not even the constant slope `lower` stabilises, nothing is certified. The certified slopes [lower, b]
-    grow with b, so the set of b is an interval that starts at `lower`; for an unstable plant choose a
-    stabilising `lower`.
-    `lower="symmetric"` asks for slopes [-b, b], hence b = 1/‖sys‖_∞ (0 for an unstable plant).
+    itself: only the constant slope is certified. The certified slopes [lower, b] grow with b, so the set of b is
+    an interval that starts at `lower`; for an unstable plant choose a stabilising `lower`.
+    `lower="symmetric"` asks for slopes [-b, b], hence b = 1/‖sys‖_∞.
 
     Parameters
     ----------
@@ -168,7 +167,8 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
     Raises
     ------
     ValueError
-        For bad plant data, a plant that is not square, or a lower slope that is not finite.
+        For bad plant data, a plant that is not square, a lower slope that is not finite, or where nothing is
+        certified because the constant slope `lower` (0 for "symmetric") does not provably stabilise the plant.
 
     Examples
     --------
@@ -183,16 +183,16 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
         if lower != "symmetric":
             raise ValueError(f"lower is {lower!r}; expected a number or 'symmetric'")
         norm = nominal_loop(plant, 0.0 * eye).norm().value
+        if math.isinf(norm):
+            return _constant(plant, 0.0)
         if norm == 0.0:
             return math.inf
         return _shrunk(plant, 0.0, math.nextafter(1.0 / norm, 0.0), symmetric=True)
     low = _number(lower, "lower")
     shifted = close_loop(plant, MidRad(-low * eye))
-    if shifted is None:
-        return low
-    spectrum = internal_stability(shifted.a, discrete=shifted.is_discrete)
-    if not spectrum.is_stable:
-        return low
+    spectrum = None if shifted is None else internal_stability(shifted.a, discrete=shifted.is_discrete)
+    if shifted is None or spectrum is None or not spectrum.is_stable:
+        return _constant(plant, low)
     half = PopovForm(shifted, MidRad.zeros(*eye.shape), MidRad(0.5 * eye), MidRad.zeros(*eye.shape))
     if is_positive_real(half):
         return math.inf
@@ -211,7 +211,18 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
             slope = _shrunk(plant, low, low + 1.0 / -lowest, symmetric=False)
             if slope > low:
                 return slope
-    return low
+    return _constant(plant, low)
+
+
+def _constant(plant: Realization, slope: float) -> float:
+    """Return a constant slope that is certified by itself; ValueError where nothing is."""
+    test = circle_criterion(plant, (slope, slope)).test
+    if test.verdict is not Verdict.CERTIFIED:
+        raise ValueError(
+            f"no slopes from {slope:g} on are certified: the loop with u = {0.0 - slope:g}·y is {test.verdict}: "
+            f"{test.reason}; expected a `lower` that stabilises the plant (lower=a; the slopes are then [a, b])"
+        )
+    return slope
 
 
 def _shrunk(plant: Realization, low: float, high: float, *, symmetric: bool) -> float:
@@ -221,7 +232,7 @@ def _shrunk(plant: Realization, low: float, high: float, *, symmetric: bool) -> 
         floor = -slope if symmetric else low
         if slope > floor and circle_criterion(plant, (floor, slope)).certified:
             return slope
-    return low
+    return _constant(plant, low)
 
 
 def is_positive_real(form: PopovForm) -> bool:

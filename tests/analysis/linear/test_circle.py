@@ -27,9 +27,7 @@ SLOPES = [
     (1 / (s - 1), 1.5, math.inf),
     (-1 / (s + 1), 0.0, 1.0),
     (-1 / (s + 1), -2.0, 1.0),
-    (1 / (s - 1), 0.0, 0.0),
-    (1 / (s - 1), "symmetric", 0.0),
-    (1 / s, 0.0, 0.0),
+    (np.ones((1, 1)), "symmetric", 1.0),
 ]
 
 
@@ -38,6 +36,22 @@ def test_largest_slopes(plant, lower, exact):
     slope = max_slope(plant, lower)
     assert slope <= exact
     assert slope == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("lower", [0.0, -2.0, 0.999, "symmetric"])
+@pytest.mark.parametrize(
+    "plant", [1 / (s - 1), (s - 1) / ((s - 1) * (s + 1) * (s + 3)), control.ss([[0]], [[0]], [[1]], [[0]])]
+)
+def test_no_slope_is_named_where_none_is_certified(plant, lower):
+    with pytest.raises(
+        ValueError, match=r"no slopes .* certified: .* nominally unstable.*expected a `lower`"
+    ):
+        max_slope(plant, lower)
+
+
+def test_an_algebraic_loop_of_the_lower_slope_is_named():
+    with pytest.raises(ValueError, match="ill-posed"):
+        max_slope(np.ones((1, 1)), -1.0)
 
 
 @pytest.mark.parametrize("seed", range(12))

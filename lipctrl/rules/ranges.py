@@ -14,6 +14,7 @@ from decimal import Context, Decimal, Inexact, Overflow, Rounded, Underflow, loc
 import numpy as np
 
 from lipctrl.activations import Activation, activation
+from lipctrl.arithmetic import TINY, UNIT
 
 _DIGITS = Context(prec=50, Emin=-999999, Emax=999999, traps=[])
 _SLACK = Decimal("1e-38")
@@ -50,8 +51,19 @@ def _softplus(v: Decimal) -> Decimal:
     return max(v, Decimal(0)) + (_ONE + _decay(v)).ln()
 
 
+def _expm1(v: Decimal) -> Decimal:
+    """Return exp(v) - 1 for v ≤ 0 to forty digits of *itself*: near zero a difference would keep none of them."""
+    if v < Decimal("-0.001"):
+        return _decay(v) - _ONE
+    total, term = Decimal(0), v
+    for k in range(2, 20):
+        total += term
+        term *= v / k
+    return total
+
+
 def _elu(v: Decimal) -> Decimal:
-    return v if v >= 0 else _decay(v) - _ONE
+    return v if v >= 0 else _expm1(v)
 
 
 def _arctan(v: Decimal) -> Decimal:
@@ -254,12 +266,9 @@ def value_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
     if name == "soft_threshold":
         return np.nextafter(sigma.value(low), -np.inf), np.nextafter(sigma.value(high), np.inf)
     if name == "smooth_soft_threshold":
-        # A sum of three terms, each accurate to a few units in its last place.
-        slack = (
-            16.0
-            * 2.0**-53
-            * (np.maximum(np.abs(low), np.abs(high)) + params["threshold"] + params["smoothing"])
-        )
+        # A sum of three terms, each accurate to a few units in its last place, or to a subnormal number.
+        reach = np.maximum(np.abs(low), np.abs(high)) + params["threshold"] + params["smoothing"]
+        slack = 16.0 * UNIT * reach + TINY
         return sigma.value(low) - slack, sigma.value(high) + slack
     if name in _DIPPED:
         before, behind, lowest = _DIPPED[name]
@@ -270,7 +279,7 @@ def value_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Interva
         factor = Decimal(float(params["alpha"]))
 
         def value(v: Decimal) -> Decimal:
-            return v if v >= 0 else factor * (_decay(v) - _ONE)
+            return v if v >= 0 else factor * _expm1(v)
 
         return _enclose(value, low)[0], _enclose(value, high)[1]
     if name in _VALUES:
@@ -297,6 +306,6 @@ def _averaged_range(sigma: Activation, low: np.ndarray, high: np.ndarray) -> Int
     bottom, top = value_range(sigma, low, high)
     m, width = sigma.lower, sigma.upper - sigma.lower
     reach = np.maximum(np.abs(low), np.abs(high))
-    slack = 8.0 * 2.0**-53 * (np.maximum(np.abs(bottom), np.abs(top)) + abs(m) * reach) / width + 2.0**-1000
+    slack = 8.0 * UNIT * (np.maximum(np.abs(bottom), np.abs(top)) + abs(m) * reach) / width + 2.0**-1000
     shift = np.minimum(m * low, m * high), np.maximum(m * low, m * high)
     return (bottom - shift[1]) / width - slack, (top - shift[0]) / width + slack

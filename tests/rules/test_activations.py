@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,25 @@ def test_extreme_arguments_stay_enclosed():
         assert np.isfinite(top).all()
         assert (sigma.value(low) <= top).all()
         assert (sigma.value(high) >= bottom).all()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 3.0, 1e60, 1e300])
+@pytest.mark.parametrize("v", [-1e-3, -1e-20, -1e-40, -1e-60, -1e-300])
+def test_steep_exponentials_are_enclosed_next_to_zero(alpha, v):
+    """exp(v) - 1 is v to the last digit there, which fifty digits of exp(v) do not show; a steep alpha does."""
+    point = np.array([v])
+    bottom, top = value_range(activation({"name": "elu", "alpha": alpha}), point, point)
+    assert Fraction(bottom[0]) <= Fraction(alpha) * (Fraction(v) + Fraction(v) ** 2 / 2)
+    assert Fraction(top[0]) >= Fraction(alpha) * Fraction(v)
+    assert top[0] - bottom[0] <= 1e-15 * alpha * abs(v) + alpha * v**2 + 1e-37
+
+
+def test_smooth_thresholds_of_the_smallest_doubles_are_enclosed():
+    """With t = ε = v = 2⁻¹⁰⁷⁴ =: s the value is (3 - √5)/2·s, which rounds to nothing."""
+    tiny = np.array([5e-324])
+    sigma = activation({"name": "smooth_soft_threshold", "threshold": 5e-324, "smoothing": 5e-324})
+    bottom, top = value_range(sigma, tiny, tiny)
+    assert bottom[0] <= 0.0 < 5e-324 <= top[0]
 
 
 def test_unknown_activations_are_refused_with_the_known_names():

@@ -68,6 +68,21 @@ def test_a_remainder_of_width_one_is_a_remainder(kind):
     assert (reduced.slopes[0][0][0], reduced.slopes[0][1][0]) == (-1.0, 1.0)
 
 
+@pytest.mark.parametrize("route", ["float", "exact"])
+def test_a_steep_exponential_does_not_hide_the_neuron_behind_it(route):
+    """ELU of alpha 1e60 falls by one between -1e-60 and 0, where fifty digits of exp(v) - 1 are zero."""
+    forged = rules.network(
+        [Layer({0: [[1.0]]}, {"name": "elu", "alpha": 1e60}), Layer({1: [[-1.0]]}, "relu", [-0.4])],
+        Output({2: [[1.0]]}),
+        {1: [0.0]},
+        0.0,
+        in_features=1,
+        region=(np.array([-1e-60]), np.array([0.0])),
+    )
+    assert np.ptp(forged.evaluate([[-1e-60], [0.0]])) > 0.5
+    assert not check(forged, route=route).ok
+
+
 def nested(times: int) -> dict:
     table: dict = {}
     for _ in range(times):

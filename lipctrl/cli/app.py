@@ -213,7 +213,12 @@ def sweep(
         ),
     ] = None,
     random: Annotated[int | None, typer.Option(help="Draw this many combinations; all without it.")] = None,
-    algorithm: Annotated[str, typer.Option(help="apg, ppo or imitation.")] = "apg",
+    algorithm: Annotated[
+        str,
+        typer.Option(
+            help="apg, ppo or imitation; auto: for each environment apg where its policy is residual, ppo otherwise."
+        ),
+    ] = "auto",
     steps: Annotated[int | None, typer.Option(help="Environment steps of each run.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the sweep; the same folder resumes it.")] = Path(
         "runs/sweep"

@@ -40,7 +40,7 @@ def run_training(
     say: Callable[[str], None],
 ) -> None:
     """Design the policy, train it, and say what came out and where it is."""
-    from lipctrl.runs.loop import ALGORITHMS, default_path, train
+    from lipctrl.runs.loop import ALGORITHMS, choose_algorithm, default_path, train
     from lipctrl.training.environments import find_task
 
     if resume and out is not None:
@@ -57,10 +57,7 @@ def run_training(
     made = None
     if start is not None or described or not (resume and out is not None):
         made = _designed(task, start, seed=seed, trainable_lipschitz=trade_off is not None, **design)
-    if algorithm == "auto":
-        algorithm = "apg" if made is not None and made.guarantee is not None else "ppo"
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm is {algorithm!r}; expected auto, {', '.join(ALGORITHMS)}")
+    algorithm = choose_algorithm(algorithm, task, made is not None and made.guarantee is not None)
     flags = {"gain_price": trade_off, "target_return": target}
     settings = {**_stored(config), **settings, **{k: v for k, v in flags.items() if v is not None}}
     path = out or default_path(task, algorithm, seed)

@@ -96,6 +96,17 @@ def observes_linearly(plant: Any) -> bool:
     return bool(torch.allclose(plant.observe(states), states @ C.mT))
 
 
+def takes_residual(task: Task) -> bool:
+    """Whether the policy designed for a task is residual unless told otherwise: its plant is observed linearly.
+
+    Examples
+    --------
+    >>> takes_residual(find_task("lipctrl/Pendulum-v0")), takes_residual(find_task("Pendulum-v1"))
+    (True, False)
+    """
+    return task.plant is not None and observes_linearly(task.plant)
+
+
 def design_policy(
     task: Task,
     *,
@@ -133,8 +144,7 @@ def design_policy(
     True
     """
     _check_request(task, kind, lipschitz)
-    plant: Any = task.plant
-    residual = kind == "residual" or (kind == "auto" and plant is not None and observes_linearly(plant))
+    residual = kind == "residual" or (kind == "auto" and takes_residual(task))
     streams = split_seed(seed)
     scale = _observation_scale(task, streams["simulator"])
     sizes = (scale, _action_scale(task)) if lipschitz == "scaled" else (None, None)

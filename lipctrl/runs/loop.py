@@ -56,7 +56,8 @@ def train(
     ----------
     env_id : a Gymnasium name with box spaces ("Pendulum-v1", "lipctrl/CartPole-v0", "InvertedPendulum-v5").
     policy : a `ResidualPolicy` or `LipschitzPolicy`; may be omitted when resuming.
-    algorithm : "apg" (differentiable plants), "ppo" (anything) or "imitation" (plants with an expert).
+    algorithm : "apg" (differentiable plants), "ppo" (anything), "imitation" (plants with an expert), or "auto": apg for
+        residual policies on such plants, ppo otherwise; a run that is resumed keeps its own.
     steps : environment transitions in total; a default for each algorithm.
     seed : split into recorded streams for simulation, exploration, minibatches and evaluation.
     device : "auto", "cpu", "cuda" or "cuda:1".
@@ -92,9 +93,10 @@ def train(
     >>> check(run.certificate).ok
     True
     """
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm is {algorithm!r}; expected one of {', '.join(ALGORITHMS)}")
     task = find_task(env_id, env_options)
+    if resume and algorithm == "auto" and out is not None:
+        algorithm = load_run(out).config["algorithm"]
+    algorithm = choose_algorithm(algorithm, task, isinstance(policy, ResidualPolicy))
     streams = split_seed(seed)
     path = Path(out) if out is not None else default_path(task, algorithm, seed)
     chosen = choose_device(device)
@@ -127,6 +129,30 @@ def train(
                 _describe(task, algorithm, policy, config, schedule, steps, seed, streams, guarantee)
             )
         return session.run(progress)
+
+
+def choose_algorithm(name: str, task: Task, residual: bool) -> str:
+    """Return the algorithm of a name; "auto" is apg for a residual policy on a differentiable plant, ppo otherwise.
+
+    Raises
+    ------
+    ValueError
+        When the name is none, or the algorithm needs a differentiable plant and the task is a black box.
+
+    Examples
+    --------
+    >>> choose_algorithm("auto", find_task("MountainCarContinuous-v0"), residual=False)
+    'ppo'
+    """
+    if name == "auto":
+        return "apg" if residual and task.plant is not None else "ppo"
+    if not isinstance(name, str) or name not in ALGORITHMS:
+        raise ValueError(f"algorithm is {name!r}; expected auto or one of {', '.join(ALGORITHMS)}")
+    if name != "ppo" and task.plant is None:
+        raise ValueError(
+            f"{name} needs a differentiable plant, and {task.env_id} is a black box; use ppo, or auto, which takes it"
+        )
+    return name
 
 
 def choose_device(name: str) -> torch.device:

@@ -56,7 +56,7 @@ def sweep(
     *,
     grid: Mapping[str, Sequence[Any] | Range] | None = None,
     random: int | None = None,
-    algorithm: str = "apg",
+    algorithm: str = "auto",
     steps: int | None = None,
     out: str | os.PathLike[str] = "runs/sweep",
     workers: int = 2,
@@ -91,6 +91,7 @@ def sweep(
     grid : axis -> values; the axes are `AXES`. With `random`, a value may be a `Range`. Without a grid: seeds 0 … 4.
     random : None for every combination, or the number of distinct combinations to draw.
     algorithm, steps, parametrization, lipschitz, width, depth : of every run, where the grid does not vary them.
+        "auto" is, for each environment, what `lipctrl train` takes: apg for residual policies, ppo otherwise.
     workers, address, max_retries : see `lipctrl.runs.executor.run_jobs`; workers=0 runs here, without Ray.
         On a cluster, `out` must be a folder that all machines share.
     resume : finished runs of an earlier sweep in `out` are kept and not run again; failed ones are.
@@ -132,9 +133,9 @@ def sweep(
         "trade_off": trade_off,
     }
     drawn = _points(base, {"seed": range(5)} if grid is None else grid, random, sweep_seed)
-    points = [_checked(point) for point in drawn]
+    points = _with_algorithms([_checked(point) for point in drawn], env_options)
     of_algorithm, schedule = _sorted_settings(settings or {}, episodes, evaluation_seed)
-    _validate(points, env_options, of_algorithm)
+    _validate(points, of_algorithm)
     folder = Path(out)
     jobs: dict[str, dict[str, Any]] = {}
     for point in points:
@@ -212,6 +213,9 @@ def _checked(point: Row) -> Row:
         if not (_is_number(value) and float(value).is_integer() and value >= least):
             raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}")
         point[name] = int(value)
+    for name in ("env_id", "algorithm", "parametrization", "activation"):
+        if not isinstance(point[name], str):
+            raise ValueError(f"{name} is {point[name]!r}; expected a name")
     bound, price = point["lipschitz"], point["trade_off"]
     if bound not in ("auto", "scaled") and not (_is_number(bound) and 0.0 < bound < math.inf):
         raise ValueError(f"lipschitz is {bound!r}; expected a positive finite number, 'auto' or 'scaled'")
@@ -239,15 +243,29 @@ def _sorted_settings(settings: Mapping[str, Any], episodes: int, evaluation_seed
     return {k: v for k, v in settings.items() if k not in names}, schedule
 
 
-def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None, settings: Row) -> None:
+def _with_algorithms(points: Sequence[Row], env_options: Mapping[str, Any] | None) -> list[Row]:
+    """Return the points with "auto" as the algorithm that fits their environment; equal runs become one."""
+    from lipctrl.runs.design import takes_residual
+    from lipctrl.runs.loop import choose_algorithm
+    from lipctrl.training.environments import find_task
+
+    tasks = {name: find_task(name, env_options) for name in dict.fromkeys(p["env_id"] for p in points)}
+    residual = {name: takes_residual(task) for name, task in tasks.items()}
+    chosen = []
+    for point in points:
+        name = point["env_id"]
+        point = {**point, "algorithm": choose_algorithm(point["algorithm"], tasks[name], residual[name])}
+        if point not in chosen:
+            chosen.append(point)
+    return chosen
+
+
+def _validate(points: Sequence[Row], settings: Row) -> None:
     from lipctrl.nn.resnet import TRUNKS
     from lipctrl.runs.loop import ALGORITHMS
     from lipctrl.runs.session import Schedule
-    from lipctrl.training.environments import find_task
 
     for name in sorted({p["algorithm"] for p in points}):
-        if name not in ALGORITHMS:
-            raise ValueError(f"algorithm is {name!r}; expected one of {', '.join(ALGORITHMS)}")
         known = [f.name for f in dataclasses.fields(ALGORITHMS[name].Config)]
         if not settings.keys() <= set(known):
             wrong = min(settings.keys() - set(known))
@@ -260,8 +278,6 @@ def _validate(points: Sequence[Row], env_options: Mapping[str, Any] | None, sett
             raise ValueError(f"parametrization is {name!r}; expected one of {', '.join(sorted(TRUNKS))}")
     for price, name in {(p["trade_off"], p["algorithm"]) for p in points}:
         ALGORITHMS[name].Config(**settings, **({} if price is None else {"gain_price": price}))
-    for name in sorted({p["env_id"] for p in points}):
-        find_task(name, env_options)
 
 
 def _key(settings: Row) -> str:

@@ -259,7 +259,7 @@ def test_a_folder_is_never_overwritten_and_never_continued_as_something_else(tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"algorithm": "magic"}, "algorithm is 'magic'; expected one of apg, ppo, imitation"),
+        ({"algorithm": "magic"}, "algorithm is 'magic'; expected auto or one of apg, ppo, imitation"),
         ({"policy": None}, "policy is None"),
         ({"policy": torch.nn.Linear(2, 1)}, "policy is a Linear; expected a ResidualPolicy"),
         ({"steps": 0}, "steps is 0"),

@@ -77,7 +77,7 @@ def test_random_draws_distinct_runs_and_repeats_with_its_seed(
         ({"grid": {"seed": []}}, "at least one value"),
         ({"grid": {"algorithm": "apg"}}, "expected a list"),
         ({"grid": {"lipschitz": Range(1.0, 2.0)}}, "random="),
-        ({"grid": {"algorithm": ["magic"]}}, "expected one of"),
+        ({"grid": {"algorithm": ["magic"]}}, "algorithm is 'magic'; expected auto or one of"),
         ({"grid": {"parametrization": ["magic"]}}, "parametrization is 'magic'; expected one of"),
         ({"grid": {"seed": ["a"]}}, "seed is 'a'; expected a whole number, at least 0"),
         ({"grid": {"width": [8, 0]}}, "width is 0; expected a whole number, at least 1"),

@@ -26,6 +26,7 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 State = tuple[Tensor | None, Tensor | None]
 _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+RUNNABLE = frozenset(_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _fits(parts: Sequence[Explicit]) -> bool:
     return (
         bool(neurons)
         and all(isinstance(p, (Affine, Neurons)) for p in parts)
-        and all(isinstance(l.activation, str) and l.activation in _PLAIN for p in neurons for l in p.layers)
+        and all(isinstance(l.activation, str) and l.activation in RUNNABLE for p in neurons for l in p.layers)
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lipctrl.nn.dense import condense
+from lipctrl.nn.series import training_form
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
 from lipctrl.training.rollout import Simulator
 
@@ -93,7 +93,7 @@ def actor(policy: nn.Module) -> Callable[[Tensor], Tensor]:
     """
     if not isinstance(policy, (LipschitzPolicy, ResidualPolicy)):
         return policy
-    network = condense(policy.network.explicit())
+    network = training_form(policy.network)
     scale, after = policy.observation_scale, policy.action_scale
     factor = None if scale is None else 1.0 / scale
     gain = policy.gain if isinstance(policy, ResidualPolicy) else None

@@ -7,6 +7,7 @@ import torch
 
 from lipctrl.nn import LipschitzResNet
 from lipctrl.nn.dense import Dense, condense
+from lipctrl.nn.series import _fits, training_form
 
 CASES = [
     {"parametrization": p, "activation": a}
@@ -51,3 +52,59 @@ def test_derivatives_of_second_order(activation):
     assert isinstance(dense, Dense)
     assert torch.autograd.gradcheck(lambda y: dense.run(y), x)
     assert torch.autograd.gradgradcheck(lambda y: dense.run(y), x)
+
+
+SERIES = [
+    {},
+    {"activation": "tanh"},
+    {"activation": "leaky_relu"},
+    {"depth": 1},
+    {"depth": 5, "width": 24},
+    {"zero_at_origin": True},
+    {"trainable_lipschitz": True, "zero_at_origin": True, "activation": "tanh"},
+]
+
+
+@pytest.mark.parametrize("options", SERIES)
+@pytest.mark.parametrize("shape", [(3, 2), (1, 1), (2, 5)])
+def test_small_blocks_in_series_are_the_same_map_with_the_same_gradients(options, shape):
+    torch.manual_seed(0)
+    net = LipschitzResNet(*shape, lipschitz=4.0, **{"width": 16, "depth": 2, **options}).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert _fits(net, net.trunk)
+    x = torch.randn(7, shape[0], dtype=torch.float64)
+    y, z = training_form(net).run(x), net(x)
+    assert torch.allclose(y, z, rtol=0.0, atol=1e-12)
+    inputs, weight = tuple(net.parameters()), torch.randn(7, shape[1], dtype=torch.float64)
+    found = torch.autograd.grad(y, inputs, weight)
+    wanted = torch.autograd.grad(z, inputs, weight)
+    for g, h in zip(found, wanted, strict=True):
+        assert torch.allclose(g, h, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "options", [{"inner_depth": 2}, {"activation": "elu"}, {"depth": 30}, {"width": 128}]
+)
+def test_what_is_no_small_series_keeps_the_fold_of_its_parts(options):
+    net = LipschitzResNet(3, 1, **{"width": 16, "depth": 2, **options})
+    assert not _fits(net, net.trunk)
+    x = torch.randn(4, 3)
+    assert torch.allclose(training_form(net).run(x), net(x), atol=1e-5)
+
+
+def test_a_network_with_a_fold_of_its_own_is_run_by_that_fold():
+    class Doubled(LipschitzResNet):
+        def fold(self):
+            return super().fold().shifted(torch.ones(1))
+
+    net, x = Doubled(3, 1, width=16, depth=2), torch.randn(4, 3)
+    assert torch.allclose(training_form(net).run(x), net(x), atol=1e-5)
+
+
+def test_not_a_number_in_a_weight_reaches_the_output():
+    net = LipschitzResNet(3, 1, width=16, depth=2)
+    with torch.no_grad():
+        net.trunk.mix.weight[0, 0, 0] = torch.nan
+    assert training_form(net).run(torch.ones(2, 3)).isnan().all()

@@ -8,6 +8,7 @@ that is the job of `lipctrl.checker.check`.
 
 from __future__ import annotations
 
+import decimal
 import hashlib
 import importlib
 import json
@@ -251,16 +252,22 @@ class Certificate:
 def statement(node: Certificate) -> str:
     """Return what a node claims in words: the property, its constant, the norm, and whether a box limits it.
 
+    The constant is rounded to nine digits, away from the claim: what is printed follows from what is proved.
+
     Examples
     --------
     >>> statement(Certificate("identity", 0.5, 2, 2, claim="inverse"))
     'inverse ≥ 0.5 (l2)'
+    >>> statement(Certificate("scaling", 1.0 / 3.0, 2, 2))
+    'gain ≤ 0.333333334 (l2)'
     """
-    sign = "≥" if node.claim == "inverse" else "≤"
+    sign, rounding = ("≥", decimal.ROUND_FLOOR) if node.claim == "inverse" else ("≤", decimal.ROUND_CEILING)
+    digits = decimal.Context(prec=9, rounding=rounding, traps=[])
+    gain = float(digits.create_decimal_from_float(node.gain))
     where = "" if node.region is None else " on a box"
     kind = "gain" if node.claim == "lipschitz" else node.claim
     norm = node.norm if node.metric is None else "in the metric P"
-    return f"{kind} {sign} {node.gain:.9g} ({norm}){where}"
+    return f"{kind} {sign} {gain:.9g} ({norm}){where}"
 
 
 def _headline(node: Certificate) -> str:

@@ -22,6 +22,7 @@ def _arrays_from_dict(data: Any, where: str) -> dict[str, np.ndarray]:
     _expect(isinstance(data, dict), f"{where} is not a table of arrays")
     out = {}
     for name, entry in data.items():
+        _expect(name.isprintable(), f"{where} names an array {ascii(name)[:200]}, which is not a word")
         _expect(
             isinstance(entry, dict) and set(entry) == {"shape", "data"}, f"{where}/{name} is not an array"
         )
@@ -112,6 +113,11 @@ def certificate_from_dict(data: Any) -> Certificate:
     for entry in data["nodes"]:
         nodes.append(_node_from_dict(entry, nodes))
     root = nodes[-1]
+    used = sum(1 for _ in root.nodes())
+    _expect(
+        used == len(nodes),
+        f"{len(nodes) - used} of {len(nodes)} nodes are parts of nothing: nobody would prove them",
+    )
     if root.digest != data["digest"]:
         # Whichever of the two was altered: `check` reports a broken seal.
         object.__setattr__(root, "digest", f"{root.digest} in the last node, {data['digest']!r} of the file")

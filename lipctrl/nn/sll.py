@@ -141,8 +141,7 @@ class AOLLayer(CertifiedModule):
 
     Parameters
     ----------
-    activation : None for a linear layer, else a name or table; its slope interval enlarges the bound where
-        it leaves [-1, 1], and L is reduced accordingly.
+    activation : None for a linear layer, else a name or table; it enters in its form with slopes [0, 1].
 
     Examples
     --------
@@ -160,7 +159,7 @@ class AOLLayer(CertifiedModule):
     ) -> None:
         super().__init__(in_features, out_features)
         self.lipschitz = positive_gain(lipschitz)
-        self.activation = None if activation is None else unit_slopes(activation)
+        self.activation = None if activation is None else grouped(unit_slopes(activation), out_features)
         self.weight = nn.Parameter(
             torch.randn(out_features, in_features) * (2.0 / (in_features + out_features)) ** 0.5
         )

@@ -12,7 +12,7 @@ import torch
 
 import lipctrl
 from lipctrl.activations import activation
-from lipctrl.nn import LipschitzResNet, LosslessBlock
+from lipctrl.nn import AOLLayer, LipschitzResNet, LosslessBlock
 from lipctrl.nn.activations import activation_module
 
 
@@ -188,6 +188,8 @@ def test_bad_arguments_are_refused_in_words():
         LipschitzResNet(1, 1, activation="magic")
     with pytest.raises(ValueError, match="multiple of 2"):
         LosslessBlock(1, 1, width=3, activation="groupsort")
+    with pytest.raises(ValueError, match="multiple of 2"):
+        AOLLayer(2, 3, activation="groupsort")
     with pytest.raises(ValueError, match="features come last"):
         small()(torch.zeros(3, 4))
     with pytest.raises(TypeError, match="float32 or float64"):

@@ -71,7 +71,8 @@ class Progress:
             words.append(f"gain ≤ {last['certified_gain']:.4g}")
         if "certified_radius" in last:
             words.append(f"radius ≤ {last['certified_radius']:.4g}")
-        words.append(f"{last['steps_per_second']:,.0f} steps/s")
+        if "steps_per_second" in last:
+            words.append(f"{last['steps_per_second']:,.0f} steps/s")
         if self._saved is not None:
             words.append(f"saved at {self._saved}")
         return " · ".join(words)

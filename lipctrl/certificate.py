@@ -12,6 +12,7 @@ import decimal
 import hashlib
 import importlib
 import json
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,17 @@ def _frozen(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return out
 
 
+def _dimension(name: str, value: Any) -> int:
+    """Return a number of features, numpy's integers included."""
+    try:
+        size = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1:
+        raise CertificateFormatError(f"{name} is {value!r}; expected a positive integer")
+    return size
+
+
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """A claim: the map that this tree describes has incremental gain at most `gain`.
@@ -96,8 +108,8 @@ class Certificate:
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "gain", float(self.gain))
-        set_(self, "in_features", int(self.in_features))
-        set_(self, "out_features", int(self.out_features))
+        set_(self, "in_features", _dimension("in_features", self.in_features))
+        set_(self, "out_features", _dimension("out_features", self.out_features))
         set_(self, "parts", tuple(self.parts))
         set_(self, "weights", _frozen(self.weights))
         set_(self, "witness", _frozen(self.witness))

@@ -92,19 +92,26 @@ def exact(value: float) -> Fraction:
 
 
 def round_up(value: Fraction) -> float:
-    """Return the smallest double that is at least `value`."""
-    out = float(value)
+    """Return the smallest double that is at least `value`; NotProvedError beyond float64."""
+    try:
+        out = float(value)
+    except OverflowError:
+        raise NotProvedError("a gain is beyond the range of float64; rescale the network") from None
     if Fraction(out) < value:
         out = math.nextafter(out, math.inf)
+    require(out < math.inf, "a gain is beyond the range of float64; rescale the network")
     return out
 
 
 def sqrt_up(value: Fraction) -> float:
-    """Return a double whose square is at least `value`, the smallest or close to it."""
+    """Return a double whose square is at least `value`, the smallest or close to it; NotProvedError beyond float64."""
     # A power of four brings the square near one: it could vanish in float64, or overflow, where its root does not.
     shift = (value.denominator.bit_length() - value.numerator.bit_length()) // 2
     near = value * 4**shift if shift >= 0 else value / 4**-shift
-    out = math.ldexp(math.sqrt(float(near)), -shift)
+    try:
+        out = math.ldexp(math.sqrt(float(near)), -shift)
+    except OverflowError:
+        raise NotProvedError("a gain is beyond the range of float64; rescale the network") from None
     while Fraction(out) ** 2 < value:
         out = math.nextafter(out, math.inf)
     return out

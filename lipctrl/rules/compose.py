@@ -30,6 +30,7 @@ MOST_REPEATS = 10_000
 
 
 def _gains(parts: tuple[Certificate, ...]) -> list[Fraction]:
+    require(parts, "a composition takes at least one part")
     return [exact(part.gain) for part in parts]
 
 
@@ -264,6 +265,9 @@ def repeat(part: Certificate, times: int) -> Certificate:
     >>> repeat(scaling([2.0]), 3).gain
     8.0
     """
+    require(
+        type(times) is int and 1 <= times <= MOST_REPEATS, f"times is {times!r}; expected 1 … {MOST_REPEATS}"
+    )
     gain = round_up(exact(part.gain) ** times)
     return Certificate(
         "repeat",

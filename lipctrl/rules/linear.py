@@ -113,6 +113,7 @@ def linear(weight: Any, bias: Any = None, *, norm: str = "l2") -> Certificate:
     True
     """
     weight = np.atleast_2d(np.asarray(weight, dtype=np.float64))
+    require(weight.ndim == 2 and weight.size, f"a weight has the shape {weight.shape}; expected (out, in)")
     bias = np.zeros(weight.shape[0]) if bias is None else bias
     if norm == "l2":
         gain = spectral_norm_bound(weight)
@@ -150,6 +151,7 @@ def scaling(scale: Any, *, norm: str = "l2") -> Certificate:
     3.0
     """
     scale = np.atleast_1d(np.asarray(scale, dtype=np.float64))
+    require(scale.ndim == 1 and scale.size, f"scale has the shape {scale.shape}; expected (features,)")
     require(np.isfinite(scale).all(), "scale has NaN or inf entries")
     return Certificate(
         "scaling", np.abs(scale).max(), len(scale), len(scale), weights={"scale": scale}, norm=norm

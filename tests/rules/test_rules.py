@@ -336,3 +336,29 @@ def test_check_says_what_it_needs():
     assert "unknown rule" in str(report)
     with pytest.raises(ValueError, match="unknown rule"):
         unknown.evaluate(np.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: rules.series(), "at least one part"),
+        (lambda: rules.total(), "at least one part"),
+        (lambda: rules.concat(), "at least one part"),
+        (lambda: rules.parallel(), "at least one part"),
+        (lambda: rules.repeat(rules.identity(1), 2.5), "times is 2.5"),
+        (lambda: rules.repeat(rules.identity(1), 0), "times is 0"),
+        (lambda: rules.series(rules.scaling([1e200]), rules.scaling([1e200])), "beyond the range of float64"),
+        (lambda: rules.total(rules.scaling([1.7e308]), coefficients=[1.1]), "beyond the range of float64"),
+        (lambda: rules.concat(*[rules.scaling([1.7e308])] * 2), "beyond the range of float64"),
+        (lambda: rules.linear(np.zeros((2, 2, 2))), r"shape \(2, 2, 2\)"),
+        (lambda: rules.linear(np.zeros((0, 2))), r"shape \(0, 2\)"),
+        (lambda: rules.scaling([]), r"shape \(0,\)"),
+        (lambda: rules.identity(0), "in_features is 0"),
+        (lambda: rules.identity(-1), "in_features is -1"),
+        (lambda: rules.identity(1.5), "in_features is 1.5"),
+        (lambda: rules.identity(True), "in_features is True"),
+    ],
+)
+def test_what_is_no_map_is_refused_when_it_is_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -143,7 +143,9 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     Raises
     ------
     CertificateFormatError
-        When the file is not a certificate. FileNotFoundError and other OSError pass through.
+        When the file is not a certificate.
+    FileNotFoundError, IsADirectoryError, ValueError
+        When there is no file of that name, or the name is none. Other OSError pass through.
 
     Examples
     --------
@@ -154,8 +156,15 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     ...     check(load_certificate(path)).ok
     True
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path is {path!r}; expected the name of a file, a str or a Path")
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected a file, such as the certificate.json in one")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a certificate that lipctrl saved")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
         data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_single)
     except CertificateFormatError:
         raise

@@ -166,7 +166,9 @@ def read_network(source: Any, activation: Any = None, input_shape: Any = None) -
     if isinstance(source, Network):
         return source
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
+        path = Path(os.fsdecode(source))
+        if path.suffix in (".onnx", ".safetensors") and not path.is_file():
+            raise FileNotFoundError(f"{path} is no file; expected an .onnx or .safetensors file that exists")
         if path.suffix == ".onnx":
             return read_onnx(path)
         if path.suffix == ".safetensors":

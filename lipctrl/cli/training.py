@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ DESIGN: Mapping[str, Any] = {
     "width": 32,
     "depth": 2,
 }
-_WORDS = {int: "a whole number", float: "a number"}
 
 
 def run_training(
@@ -136,22 +134,14 @@ def _settings(
 ) -> tuple[Any, Any]:
     """Build the algorithm's config and the schedule; a run that goes on keeps its settings, not its schedule."""
     from lipctrl.runs.folder import load_run
-    from lipctrl.runs.loop import Schedule
+    from lipctrl.runs.session import Schedule
+    from lipctrl.runs.settings import sorted_settings
 
-    of_kind = {f.name: f.default for f in dataclasses.fields(kind)}
-    of_schedule = {f.name: f.default for f in dataclasses.fields(Schedule)}
-    unknown = set(settings) - of_kind.keys() - of_schedule.keys()
-    if unknown:
-        raise ValueError(
-            f"{algorithm} has no setting {min(unknown)!r}; it has {', '.join(of_kind)}, and the schedule has "
-            f"{', '.join(of_schedule)}"
-        )
-    mine = _typed(kind, {k: v for k, v in settings.items() if k in of_kind})
-    plan = _typed(Schedule, {k: v for k, v in settings.items() if k in of_schedule})
+    mine, plan = sorted_settings(kind, settings, algorithm)
     if resumed is None:
         return kind(**mine), Schedule(**plan)
     recorded = load_run(resumed).config
-    before = {name: recorded["settings"].get(name, default) for name, default in of_kind.items()}
+    before = {f.name: recorded["settings"].get(f.name, f.default) for f in dataclasses.fields(kind)}
     for name, value in mine.items():
         if value != before[name]:
             raise ValueError(
@@ -159,20 +149,3 @@ def _settings(
                 "settings that it began with: leave them out, or start another run with --out"
             )
     return kind(**before), Schedule(**{**recorded["schedule"], **plan})
-
-
-def _typed(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as the types that they have, whole numbers where those are meant."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    values = {}
-    for name, value in settings.items():
-        default = fields[name].default
-        wanted = (float if name == "target_return" else int) if default is None else type(default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or (wanted is int and not float(value).is_integer())
-        ):
-            raise ValueError(f"setting {name} is {json.dumps(value)}; expected {_WORDS[wanted]}")
-        values[name] = wanted(value)
-    return values

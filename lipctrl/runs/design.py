@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -217,11 +219,16 @@ def _guarantee_of(system: Any, policy: ResidualPolicy) -> StabilityGuarantee:
 
 
 def _check_request(task: Task, kind: str, lipschitz: float | str) -> None:
-    if kind not in ("auto", "residual", "plain"):
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"task is {task!r}; expected what find_task(env_id) returns (build_policy takes a name)"
+        )
+    if not isinstance(kind, str) or kind not in ("auto", "residual", "plain"):
         raise ValueError(f"policy is {kind!r}; expected auto, residual or plain")
     if isinstance(lipschitz, str) and lipschitz not in ("auto", "scaled"):
         raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive number, 'auto' or 'scaled'")
-    if not isinstance(lipschitz, str) and not (np.isfinite(lipschitz) and lipschitz > 0.0):
+    number = isinstance(lipschitz, numbers.Real) and not isinstance(lipschitz, bool)
+    if not isinstance(lipschitz, str) and not (number and math.isfinite(lipschitz) and lipschitz > 0.0):
         raise ValueError(f"lipschitz is {lipschitz!r}; expected a positive finite number, 'auto' or 'scaled'")
     if kind == "residual" and task.plant is None:
         raise ValueError(

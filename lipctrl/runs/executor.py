@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lipctrl.training.arguments import whole_number
+
 Job = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -53,8 +55,9 @@ def run_jobs(
     ImportError
         When Ray is needed and not installed.
     """
-    if workers < 0 or max_retries < 0:
-        raise ValueError(f"workers is {workers} and max_retries {max_retries}; expected numbers >= 0")
+    workers, max_retries = whole_number(workers, "workers"), whole_number(max_retries, "max_retries")
+    if address is not None and not isinstance(address, str):
+        raise ValueError(f"address is {address!r}; expected that of a Ray cluster, such as '10.0.0.1:6379'")
     if workers == 0 and address is not None:
         raise ValueError("workers=0 runs in this process, and an address was given; leave one of them out")
     if workers == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,13 @@ def saving(path: Path) -> Iterator[None]:
             f"cannot write {path}: {reason}. Everything reported as saved in {path.parent} is intact; "
             "make room (or mend the folder) and continue the run with resume."
         ) from error
+
+
+def as_path(value: Any, name: str) -> Path:
+    """Return what names a file or a folder as a path; ValueError for what names none."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise ValueError(f"{name} is {value!r}; expected the name of a folder or a file, a str or a Path")
+    return Path(value)
 
 
 def make_folder(path: Path) -> None:

@@ -26,6 +26,7 @@ from lipctrl.certificate import Certificate
 from lipctrl.certificate_reader import load_certificate
 from lipctrl.runs.files import (
     RunError,
+    as_path,
     make_folder,
     read_bytes,
     read_json,
@@ -112,6 +113,8 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
     Raises
     ------
+    ValueError
+        When `path` is no path.
     RunError
         When the folder does not exist, holds no run, or its config is damaged; damaged weights and metrics raise
         when they are asked for. The message names the file.
@@ -123,7 +126,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     ...
     lipctrl.runs.files.RunError: no-such-folder is not a folder; expected a run that `lipctrl train` wrote
     """
-    path = Path(path)
+    path = as_path(path, "path")
     if not path.is_dir():
         raise RunError(f"{path} is not a folder; expected a run that `lipctrl train` wrote")
     config = read_json(path / "config.json", "run (config.json is written first by `lipctrl train`)")

@@ -49,7 +49,7 @@ class StabilityGuarantee:
         """
         from lipctrl.analysis import stability_radius
 
-        gain = np.atleast_2d(np.asarray(gain, dtype=np.float64))
+        gain = _matrix(gain, "gain")
         s = _powers_of_two(observation_scale, gain.shape[1], "observation_scale")
         a = _powers_of_two(action_scale, gain.shape[0], "action_scale")
         radius = float(stability_radius(plant, gain, observation_scale=s, action_scale=a))
@@ -73,6 +73,8 @@ class StabilityGuarantee:
         ValueError
             For stored sizes that are no powers of two.
         """
+        if not isinstance(certificate, Certificate):
+            raise ValueError(f"certificate is {certificate!r}; expected what policy.certificate() returns")
         center, radius = certificate.center, certificate.radius
         if center is None or radius is None:
             raise GuaranteeBrokenError("the policy is not residual: its certificate has no centre")
@@ -119,13 +121,16 @@ class StabilityGuarantee:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> StabilityGuarantee:
-        """Return what `to_dict` stored."""
-        s, a = (saved.get(name) for name in ("observation_scale", "action_scale"))
+        """Return what `to_dict` stored; ValueError for anything else."""
+        known = {"gain", "radius", "observation_scale", "action_scale"}
+        if not isinstance(saved, Mapping) or not {"gain", "radius"} <= set(saved) <= known:
+            raise ValueError(f"a guarantee is stored as {saved!r}; expected what to_dict() returns")
+        gain = _matrix(saved["gain"], "gain")
         return cls(
-            np.array(saved["gain"]),
-            saved["radius"],
-            None if s is None else np.array(s),
-            None if a is None else np.array(a),
+            gain,
+            _matrix(saved["radius"], "radius").item(),
+            _powers_of_two(saved.get("observation_scale"), gain.shape[1], "observation_scale"),
+            _powers_of_two(saved.get("action_scale"), gain.shape[0], "action_scale"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,10 +151,23 @@ def _size(matrix: np.ndarray) -> float:
     return most * float(np.linalg.norm(matrix / most)) * (1.0 + 1e-9)
 
 
+def _matrix(value: Any, name: str) -> np.ndarray:
+    try:
+        found = np.atleast_2d(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        found = np.empty((0, 0))
+    if value is None or found.ndim != 2 or found.size == 0 or not np.isfinite(found).all():
+        raise ValueError(f"{name} is {value!r}; expected a matrix of finite numbers")
+    return found
+
+
 def _powers_of_two(sizes: Any, count: int, name: str) -> np.ndarray | None:
     if sizes is None:
         return None
-    given = np.asarray(sizes, dtype=np.float64)
+    try:
+        given = np.asarray(sizes, dtype=np.float64)
+    except (TypeError, ValueError):
+        given = np.array(np.nan)
     if given.shape not in ((), (1,), (count,)) or not (np.frexp(given)[0] == 0.5).all():
         raise ValueError(
             f"{name} is {sizes!r}; expected {count} powers of two, by which signals are divided without rounding"

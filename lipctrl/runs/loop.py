@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import numbers
 import os
 import platform
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +14,12 @@ from typing import Any
 import torch
 
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
-from lipctrl.runs.files import RunError
+from lipctrl.runs.files import RunError, as_path
 from lipctrl.runs.folder import FORMAT, VERSION, Run, load_run
 from lipctrl.runs.guarantee import StabilityGuarantee
 from lipctrl.runs.session import Callback, Schedule, Session
 from lipctrl.training import APG, PPO, Algorithm, Imitation, Task, find_task
+from lipctrl.training.arguments import choose_device, whole_number
 from lipctrl.training.experts import Expert
 from lipctrl.training.rollout import make_simulator
 from lipctrl.training.seeds import split_seed
@@ -98,16 +97,15 @@ def train(
         algorithm = load_run(out).config["algorithm"]
     algorithm = choose_algorithm(algorithm, task, isinstance(policy, ResidualPolicy))
     streams = split_seed(seed)
-    path = Path(out) if out is not None else default_path(task, algorithm, seed)
+    path = default_path(task, algorithm, seed) if out is None else as_path(out, "out")
     chosen = choose_device(device)
     if config is None:
         config = ALGORITHMS[algorithm].Config()
     elif not isinstance(config, ALGORITHMS[algorithm].Config):
         wanted = ALGORITHMS[algorithm].Config.__name__
         raise ValueError(f"config is a {type(config).__name__}; {algorithm} takes a {wanted}")
-    number = isinstance(steps, numbers.Real) and not isinstance(steps, bool)
-    if steps is not None and not (number and steps >= 1 and float(steps).is_integer()):
-        raise ValueError(f"steps is {steps!r}; expected a whole number, at least 1")
+    steps = None if steps is None else whole_number(steps, "steps", 1)
+    _check_kinds(schedule, guarantee, expert, callbacks)
     if resume:
         policy, recorded = _continued(path, task, algorithm, seed, policy)
         config = ALGORITHMS[algorithm].Config(**recorded["settings"])
@@ -116,7 +114,7 @@ def train(
         if guarantee is None and recorded["guarantee"] is not None:
             guarantee = StabilityGuarantee.from_dict(recorded["guarantee"])
     schedule = schedule or Schedule()
-    steps = DEFAULT_STEPS[algorithm] if steps is None else int(steps)
+    steps = DEFAULT_STEPS[algorithm] if steps is None else steps
     _check_policy(policy, task)
     policy.to(chosen)
     with _threads(schedule.threads):
@@ -144,10 +142,10 @@ def choose_algorithm(name: str, task: Task, residual: bool) -> str:
     >>> choose_algorithm("auto", find_task("MountainCarContinuous-v0"), residual=False)
     'ppo'
     """
+    if not isinstance(name, str) or name not in ("auto", *ALGORITHMS):
+        raise ValueError(f"algorithm is {name!r}; expected auto or one of {', '.join(ALGORITHMS)}")
     if name == "auto":
         return "apg" if residual and task.plant is not None else "ppo"
-    if not isinstance(name, str) or name not in ALGORITHMS:
-        raise ValueError(f"algorithm is {name!r}; expected auto or one of {', '.join(ALGORITHMS)}")
     if name != "ppo" and task.plant is None:
         raise ValueError(
             f"{name} needs a differentiable plant, and {task.env_id} is a black box; use ppo, or auto, which takes it"
@@ -155,34 +153,28 @@ def choose_algorithm(name: str, task: Task, residual: bool) -> str:
     return name
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the torch device of a name; "auto" is a GPU where there is one.
-
-    Raises
-    ------
-    ValueError
-        When the name is none, or this machine or this build of torch has no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        # Devices exist by name until something is put there.
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = textwrap.shorten(str(error), 80, placeholder=" …")
-        raise ValueError(
-            f"device is {name!r}, which cannot be used here ({reason}); take auto or cpu"
-        ) from error
-    if device.type == "meta":
-        raise ValueError("device is 'meta', which holds no numbers; take auto, cpu or cuda")
-    return device
-
-
 def default_path(task: Task, algorithm: str, seed: int) -> Path:
     """Return the folder that a run takes when none is given."""
     name = task.env_id.rpartition("/")[2].rpartition(":")[2]
     return Path("runs") / f"{name}-{algorithm}-{seed}"
+
+
+def _check_kinds(schedule: Any, guarantee: Any, expert: Any, callbacks: Any) -> None:
+    """Raise ValueError for an argument of `train` that is of another kind than it must be."""
+    listed = isinstance(callbacks, Sequence) and all(map(callable, callbacks))
+    for name, value, fine, wanted in (
+        ("schedule", schedule, schedule is None or isinstance(schedule, Schedule), "a Schedule"),
+        (
+            "guarantee",
+            guarantee,
+            guarantee is None or isinstance(guarantee, StabilityGuarantee),
+            "what StabilityGuarantee.of(plant, gain) returns",
+        ),
+        ("expert", expert, expert is None or callable(expert), "a function of states (count, n)"),
+        ("callbacks", callbacks, listed, "a list of functions of a Checkpoint"),
+    ):
+        if not fine:
+            raise ValueError(f"{name} is {value!r}; expected {wanted}")
 
 
 def _check_policy(policy: Any, task: Task) -> None:

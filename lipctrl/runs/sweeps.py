@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -16,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from lipctrl.runs.executor import Outcome, run_jobs
-from lipctrl.runs.files import RunError, make_folder, read_json
+from lipctrl.runs.files import RunError, as_path, make_folder, read_json
 from lipctrl.runs.member import train_one
 from lipctrl.runs.table import AXES, RESULTS, Row, SweepResult
+from lipctrl.training.arguments import named_values, whole_number
 
 # Axes of whole numbers, and the least of each.
 WHOLE = {"seed": 0, "steps": 1, "width": 1, "depth": 1}
@@ -37,7 +37,8 @@ class Range:
 
     def __post_init__(self) -> None:
         least = 0.0 if self.log else -math.inf
-        if not (least < self.low < self.high < math.inf):
+        numbers = _is_number(self.low) and _is_number(self.high)
+        if not (numbers and least < self.low < self.high < math.inf):
             raise ValueError(
                 f"Range({self.low}, {self.high}, log={self.log}): expected {least} < low < high < inf"
             )
@@ -132,11 +133,16 @@ def sweep(
         "activation": "relu",
         "trade_off": trade_off,
     }
-    drawn = _points(base, {"seed": range(5)} if grid is None else grid, random, sweep_seed)
+    axes = {"seed": range(5)} if grid is None else named_values(grid, "grid")
+    drawn = _points(base, axes, random, whole_number(sweep_seed, "sweep_seed"))
     points = _with_algorithms([_checked(point) for point in drawn], env_options)
-    of_algorithm, schedule = _sorted_settings(settings or {}, episodes, evaluation_seed)
-    _validate(points, of_algorithm)
-    folder = Path(out)
+    episodes = whole_number(episodes, "episodes", 1)
+    evaluation_seed = whole_number(evaluation_seed, "evaluation_seed")
+    of_algorithm, schedule = _settings(points, named_values(settings, "settings"), episodes, evaluation_seed)
+    _check_parametrizations(points)
+    if on_result is not None and not callable(on_result):
+        raise ValueError(f"on_result is {on_result!r}; expected a function of a row, or None")
+    folder = as_path(out, "out")
     jobs: dict[str, dict[str, Any]] = {}
     for point in points:
         job = {**point, "env_options": dict(env_options or {}), "episodes": episodes}
@@ -179,15 +185,18 @@ def _points(
                 raise ValueError(
                     f"the axis {name} is a Range; give random=… (how many runs), or a list of values"
                 )
-        elif isinstance(values, str) or len(values) == 0:
+        elif (
+            isinstance(values, str | bytes)
+            or not isinstance(values, Sequence | np.ndarray)
+            or len(values) == 0
+        ):
             raise ValueError(f"the axis {name} is {values!r}; expected a list of at least one value")
     finite = [v for v in grid.values() if not isinstance(v, Range)]
     if random is None:
         for values in itertools.product(*finite):
             yield {**base, **dict(zip(grid, values, strict=True))}
         return
-    if random < 1:
-        raise ValueError(f"random is {random}; expected at least one run")
+    random = whole_number(random, "random", 1)
     generator = np.random.default_rng(seed)
     seen: dict[str, Row] = {}
     # Without a Range, or with a short one, there are only so many combinations to draw from.
@@ -209,15 +218,13 @@ def _checked(point: Row) -> Row:
     point = dict(point)
     given = [(name, least) for name, least in WHOLE.items() if name != "steps" or point[name] is not None]
     for name, least in given:
-        value = point[name]
-        if not (_is_number(value) and float(value).is_integer() and value >= least):
-            raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}")
-        point[name] = int(value)
+        point[name] = whole_number(point[name], name, least)
     for name in ("env_id", "algorithm", "parametrization", "activation"):
         if not isinstance(point[name], str):
             raise ValueError(f"{name} is {point[name]!r}; expected a name")
     bound, price = point["lipschitz"], point["trade_off"]
-    if bound not in ("auto", "scaled") and not (_is_number(bound) and 0.0 < bound < math.inf):
+    word = isinstance(bound, str) and bound in ("auto", "scaled")
+    if not word and not (_is_number(bound) and 0.0 < bound < math.inf):
         raise ValueError(f"lipschitz is {bound!r}; expected a positive finite number, 'auto' or 'scaled'")
     if price is not None and not _is_number(price):
         raise ValueError(f"trade_off is {price!r}; expected a number or None")
@@ -228,19 +235,27 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _sorted_settings(settings: Mapping[str, Any], episodes: int, evaluation_seed: int) -> tuple[Row, Row]:
-    """Return the settings of the algorithm, and those of the schedule beside the evaluation common to all runs."""
+def _settings(
+    points: Sequence[Row], settings: Mapping[str, Any], episodes: int, evaluation_seed: int
+) -> tuple[Row, Row]:
+    """Return the settings of the algorithms, and those of the schedule beside the evaluation common to all runs."""
+    from lipctrl.runs.loop import ALGORITHMS
     from lipctrl.runs.session import Schedule
+    from lipctrl.runs.settings import sorted_settings
 
-    names = {f.name for f in dataclasses.fields(Schedule)}
     for name, argument in (("evaluation_episodes", "episodes"), ("evaluation_seed", "evaluation_seed")):
         if name in settings:
             raise ValueError(
                 f"setting {name}: a sweep evaluates all runs alike; give it {argument}=… instead"
             )
-    schedule = {k: v for k, v in settings.items() if k in names}
+    own: Row = {}
+    schedule: Row = {}
+    for price, name in sorted({(p["trade_off"], p["algorithm"]) for p in points}, key=str):
+        kind = ALGORITHMS[name].Config
+        own, schedule = sorted_settings(kind, settings, name)
+        kind(**own, **({} if price is None else {"gain_price": price}))
     Schedule(**schedule, evaluation_episodes=episodes, evaluation_seed=evaluation_seed)
-    return {k: v for k, v in settings.items() if k not in names}, schedule
+    return own, schedule
 
 
 def _with_algorithms(points: Sequence[Row], env_options: Mapping[str, Any] | None) -> list[Row]:
@@ -260,24 +275,12 @@ def _with_algorithms(points: Sequence[Row], env_options: Mapping[str, Any] | Non
     return chosen
 
 
-def _validate(points: Sequence[Row], settings: Row) -> None:
+def _check_parametrizations(points: Sequence[Row]) -> None:
     from lipctrl.nn.resnet import TRUNKS
-    from lipctrl.runs.loop import ALGORITHMS
-    from lipctrl.runs.session import Schedule
 
-    for name in sorted({p["algorithm"] for p in points}):
-        known = [f.name for f in dataclasses.fields(ALGORITHMS[name].Config)]
-        if not settings.keys() <= set(known):
-            wrong = min(settings.keys() - set(known))
-            plan = ", ".join(f.name for f in dataclasses.fields(Schedule))
-            raise ValueError(
-                f"{name} has no setting {wrong!r}; it has {', '.join(known)}, and the schedule has {plan}"
-            )
     for name in sorted({p["parametrization"] for p in points}):
         if name not in TRUNKS:
             raise ValueError(f"parametrization is {name!r}; expected one of {', '.join(sorted(TRUNKS))}")
-    for price, name in {(p["trade_off"], p["algorithm"]) for p in points}:
-        ALGORITHMS[name].Config(**settings, **({} if price is None else {"gain_price": price}))
 
 
 def _key(settings: Row) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lipctrl.pareto import undominated
-from lipctrl.runs.files import write_bytes, write_json
+from lipctrl.runs.files import as_path, write_bytes, write_json
 
 Row = dict[str, Any]
 
@@ -120,7 +120,7 @@ class SweepResult:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the table as .csv or .json, atomically."""
-        path = Path(path)
+        path = as_path(path, "path")
         if path.suffix == ".json":
             write_json(path, list(self.rows))
         elif path.suffix == ".csv":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -228,7 +229,8 @@ class Wave:
 
 
 def _check_radius(epsilon: float, scale: tuple[float, ...] | None) -> None:
-    if not (math.isfinite(epsilon) and epsilon >= 0.0):
+    number = isinstance(epsilon, numbers.Real) and math.isfinite(epsilon)
+    if not (number and epsilon >= 0.0):
         raise ValueError(f"epsilon is {epsilon!r}; expected a finite radius >= 0")
     if scale is not None:
         values = np.asarray(scale, dtype=np.float64)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl.training.arguments import named_values
+
 if TYPE_CHECKING:
     import gymnasium
 
@@ -116,7 +118,7 @@ def find_task(env_id: str, options: Mapping[str, Any] | None = None) -> Task:
     array([2.])
     """
     env_id = qualified(env_id)
-    options = {name: _plain(name, value) for name, value in (options or {}).items()}
+    options = {name: _plain(name, value) for name, value in named_values(options, "the options").items()}
     if "render_mode" in options:
         raise ValueError(
             f"{env_id} was given render_mode={options['render_mode']!r}; nothing is drawn in training and evaluation, "

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lipctrl.training.arguments import choose_device, named_values, whole_number
 from lipctrl.training.attack import Attack, Wave
 from lipctrl.training.environments import Task, vector_box
 from lipctrl.training.episodes import Episodes, as_controller, make_batch
@@ -119,7 +120,7 @@ def evaluate(
     attack : an `Attack`, or (epsilon, steps) for an l2 attack on the action: these need a torch policy. Or a
         `Wave`, which takes any policy. `worst_case` runs all of them and reports the worst.
     max_steps : episodes of environments without a time limit are cut here.
-    device : of batched environments and torch policies.
+    device : of batched environments and torch policies; "auto" is a GPU where there is one.
 
     Raises
     ------
@@ -134,13 +135,15 @@ def evaluate(
     >>> result.lengths.tolist(), result.terminated.tolist(), result.mean < -500.0
     ([200, 200], [False, False], True)
     """
-    if episodes < 1:
-        raise ValueError(f"episodes is {episodes}; expected at least 1")
+    episodes, max_steps = whole_number(episodes, "episodes", 1), whole_number(max_steps, "max_steps", 1)
+    num_envs = None if num_envs is None else whole_number(num_envs, "num_envs", 1)
     env_id, options = _named(env_id, env_options)
     if isinstance(attack, tuple):
+        if len(attack) != 2:
+            raise ValueError(f"attack is {attack!r}; expected (epsilon, steps), an Attack or a Wave")
         attack = Attack(*attack)
     perturbation = Perturbation(observation_noise, attack, delay, gain_scale, disturbance)
-    device = torch.device(device)
+    device = choose_device(device)
     controller = as_controller(policy, device)
     if isinstance(attack, Attack) and attack.steps and not isinstance(controller, nn.Module):
         raise ValueError(
@@ -184,7 +187,7 @@ def describe(env_id: str | Task, env_options: Mapping[str, Any] | None = None) -
 
 def _named(env_id: str | Task, env_options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """Return the id and the options of an environment; options that are given replace those of a task."""
-    options = dict(env_options or {})
+    options = named_values(env_options, "env_options")
     return (env_id.env_id, {**env_id.options, **options}) if isinstance(env_id, Task) else (env_id, options)
 
 

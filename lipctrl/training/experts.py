@@ -33,7 +33,7 @@ def lqr_gain(plant: Any) -> np.ndarray:
     """
     import control
 
-    system = plant.linearize()
+    system = _weighted(plant).linearize()
     try:
         gain, _, poles = control.dlqr(system.A, system.B, plant.Q, plant.R)
     except (np.linalg.LinAlgError, ValueError) as error:
@@ -43,6 +43,15 @@ def lqr_gain(plant: Any) -> np.ndarray:
     if not np.all(np.abs(poles) < 1.0):
         raise ValueError(f"{plant.name}: the LQR loop is not stable; every unstable mode must be reachable")
     return np.atleast_2d(np.asarray(gain))
+
+
+def _weighted(plant: Any) -> Any:
+    """Return a plant with the weights of a cost; ValueError for anything else, an environment with one inside too."""
+    if all(hasattr(plant, name) for name in ("linearize", "Q", "R")):
+        return plant
+    inside = getattr(getattr(plant, "unwrapped", None), "plant", None)
+    hint = "an object with linearize(), Q and R" if inside is None else "its plant, env.unwrapped.plant"
+    raise ValueError(f"plant is {plant!r}; expected {hint}")
 
 
 def lqr_expert(plant: Any) -> Expert:
@@ -78,7 +87,7 @@ def swing_up_expert(plant: Any) -> Expert:
     >>> bool(torque.abs() <= plant.action_limit[0])
     True
     """
-    system = plant.linearize()
+    system = _weighted(plant).linearize()
     pull, push = float(system.A[1, 0]) / plant.dt, float(system.B[1, 0]) / plant.dt
     limit = float(plant.action_limit[0])
     gain = torch.as_tensor(lqr_gain(plant))
@@ -109,6 +118,6 @@ def default_expert(plant: Any) -> Expert:
     >>> default_expert(find_task("lipctrl/Pendulum-v0").plant)(torch.zeros(1, 2)).tolist()
     [[0.0]]
     """
-    if plant.observation_names[:2] == ("cos_angle", "sin_angle") and plant.state_size == 2:
+    if _weighted(plant).observation_names[:2] == ("cos_angle", "sin_angle") and plant.state_size == 2:
         return swing_up_expert(plant)
     return lqr_expert(plant)

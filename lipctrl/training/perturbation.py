@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lipctrl.training.arguments import deviations, real_number, whole_number
 from lipctrl.training.attack import Attack, Wave
 
 
@@ -43,13 +43,11 @@ class Perturbation:
 
     def __post_init__(self) -> None:
         for name in ("observation_noise", "disturbance"):
-            value = np.asarray(getattr(self, name), dtype=np.float64)
-            if value.ndim > 1 or not np.isfinite(value).all() or (value < 0.0).any():
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected standard deviations >= 0")
-        if isinstance(self.delay, bool) or not isinstance(self.delay, int) or self.delay < 0:
-            raise ValueError(f"delay is {self.delay!r}; expected a whole number of samples >= 0")
-        if not math.isfinite(self.gain_scale):
-            raise ValueError(f"gain_scale is {self.gain_scale!r}; expected a finite number")
+            deviations(getattr(self, name), name)
+        if self.attack is not None and not isinstance(self.attack, Attack | Wave):
+            raise ValueError(f"attack is {self.attack!r}; expected an Attack, a Wave or None")
+        object.__setattr__(self, "delay", whole_number(self.delay, "delay (in samples)"))
+        real_number(self.gain_scale, "gain_scale")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the perturbation as JSON values."""

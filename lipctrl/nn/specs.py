@@ -83,12 +83,20 @@ def network_spec(network: CertifiedModule) -> dict[str, Any]:
             "its own for every place"
         )
     kind = type(network)
-    if isinstance(network, LipschitzResNet | Squashed) and kind in (LipschitzResNet, Squashed):
+    if isinstance(network, LipschitzResNet) and kind is LipschitzResNet:
         return network.spec()
+    if isinstance(network, Squashed) and kind is Squashed:
+        lower, upper = network.limits()
+        return {
+            "network": "Squashed",
+            "inner": network_spec(network.network),
+            "lower": lower,
+            "upper": upper,
+        }
     if kind not in _ARGUMENTS:
         raise TypeError(
             f"a {kind.__name__} has no spec; expected a network of lipctrl.nn as it is ("
-            f"LipschitzResNet, {', '.join(_BY_NAME)}), not a subclass"
+            f"LipschitzResNet, Squashed, {', '.join(_BY_NAME)}), not a subclass"
         )
     spec: dict[str, Any] = {"network": kind.__name__}
     spec.update((name, _argument(network, name)) for name in _ARGUMENTS[kind])
@@ -131,8 +139,8 @@ def network_from_spec(spec: Mapping[str, Any]) -> CertifiedModule:
     name = fields.get("network")
     if name == "LipschitzResNet":
         return LipschitzResNet.from_spec(fields)
-    if name == "Squashed":
-        return Squashed.from_spec(fields)
+    if name == "Squashed" and set(fields) == {"network", "inner", "lower", "upper"}:
+        return Squashed(network_from_spec(fields["inner"]), fields["lower"], fields["upper"])
     kind = _BY_NAME.get(name) if isinstance(name, str) else None
     joined = (kind is not None and "in_features" not in _ARGUMENTS[kind]) or kind is Recursive
     expected = {"network", *(_ARGUMENTS[kind] if kind else ()), *(("parts",) if joined else ())}

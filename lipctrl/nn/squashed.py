@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lipctrl.nn.explicit import Explicit, NeuronLayer, Neurons, chain, reserved
 from lipctrl.nn.module import CertifiedModule
-from lipctrl.nn.resnet import LipschitzResNet
 from lipctrl.rules import Layer, Output
 
 
@@ -64,34 +63,10 @@ class Squashed(CertifiedModule):
     def fold(self) -> Explicit:
         return chain(self.network.explicit(), self.saturation())
 
-    def spec(self) -> dict[str, Any]:
-        """Return what `from_spec` needs, as JSON values; the weights travel as `state_dict()`.
-
-        Raises
-        ------
-        TypeError
-            When the network inside is not a LipschitzResNet, the one kind that can say how it was built.
-        """
-        if not isinstance(self.network, LipschitzResNet):
-            raise TypeError(f"a {type(self.network).__name__} has no spec; squash a LipschitzResNet")
-        lower, upper = self.middle - self.reach, self.middle + self.reach
-        return {
-            "network": "Squashed",
-            "inner": self.network.spec(),
-            "lower": lower.tolist(),
-            "upper": upper.tolist(),
-        }
-
-    @classmethod
-    def from_spec(cls, spec: Mapping[str, Any]) -> Squashed:
-        """Build a squashed network, with new weights, from what `spec()` returned."""
-        fields = dict(spec)
-        if fields.pop("network", "Squashed") != "Squashed" or set(fields) != {"inner", "lower", "upper"}:
-            raise ValueError(
-                f"a squashed network is described by inner, lower and upper; got {sorted(spec)} of "
-                f"{spec.get('network')!r}"
-            )
-        return cls(LipschitzResNet.from_spec(fields["inner"]), fields["lower"], fields["upper"])
+    def limits(self) -> tuple[list[float], list[float]]:
+        """Return (lower, upper), (m,) each, from the stored middle and half-widths."""
+        middle, reach = self.middle.double(), self.reach.double()
+        return (middle - reach).tolist(), (middle + reach).tolist()
 
     def saturation(self) -> Neurons:
         """Return v ↦ c + h·tanh(v/h) as one layer of neurons."""

@@ -35,6 +35,7 @@ from lipctrl.nn import (
     specs,
 )
 from lipctrl.nn.specs import network_from_spec, network_spec
+from lipctrl.nn.squashed import Squashed
 
 NETWORKS = {
     "lossless": lambda: LosslessBlock(
@@ -60,6 +61,13 @@ NETWORKS = {
     "scale": lambda: Scale(OrthogonalLinear(3, 2), -1.5),
     "metric": lambda: Metric(
         OrthogonalLinear(3, 2), np.diag([1.0, 2.0, 4.0]), [[1.0, 0.5], [0.0, 1.0], [2.0, 0.0]]
+    ),
+    "squashed": lambda: Squashed(
+        Sequential(OrthogonalLinear(3, 4), LosslessBlock(4, 2, width=4)), [-1.0, 1e6], [2.0, 1e6 + 0.125]
+    ),
+    "squashed within": lambda: Sequential(
+        Squashed(Squashed(OrthogonalLinear(3, 2), [-1.0, -2.0], [1.0, 5.0]), [-3.0, -2.0], [1.0, 1.0]),
+        OrthogonalLinear(2, 1),
     ),
     "repeat": lambda: Repeat(LosslessBlock(3, 3, width=4), 3),
     "feedback": lambda: Feedback(OrthogonalLinear(2, 2, lipschitz=0.5), OrthogonalLinear(3, 2)),
@@ -94,7 +102,9 @@ def test_the_table_names_every_network():
     }
     networks = {kind for kind in public if issubclass(kind, lipctrl.nn.CertifiedModule)}
     assert networks - {lipctrl.nn.CertifiedModule, LipschitzResNet} == set(specs._ARGUMENTS)
-    assert {type(make()) for make in NETWORKS.values()} == networks - {lipctrl.nn.CertifiedModule}
+    assert {type(make()) for make in NETWORKS.values()} == (networks | {Squashed}) - {
+        lipctrl.nn.CertifiedModule
+    }
 
 
 def test_what_changed_after_the_constructor_is_in_the_spec():
@@ -171,3 +181,18 @@ def test_hierarchical_blocks_are_trained_stored_and_loaded(algorithm, tmp_path):
 
 def inner_block():
     return SLLBlock(4, 4, width=4)
+
+
+def test_a_squashed_composition_is_trained_stored_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    inner = Sequential(OrthogonalLinear(2, 3), LosslessBlock(3, 1, width=4, lipschitz=4.0))
+    policy = lipctrl.LipschitzPolicy(Squashed(inner, [-2.0], [3.0]))
+    few = {"schedule": lipctrl.runs.Schedule(validation_episodes=1, evaluation_episodes=1), "progress": False}
+    settings = lipctrl.training.PPOConfig(environments=2, horizon=8)
+    run = lipctrl.train(
+        "lipctrl/Pendulum-v0", policy, "ppo", 32, out=tmp_path / "run", config=settings, **few
+    )
+    loaded = lipctrl.load_run(tmp_path / "run").policy
+    y = torch.randn(5, 2)
+    assert torch.equal(loaded(y), run.policy(y))
+    assert loaded.certificate().gain == run.certificate.gain <= 4.0 * (1.0 + 1e-3)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import positive_numbers
 from lipctrl.analysis.ball import actuator_limits, as_ball
 from lipctrl.analysis.cell_proof import Ellipsoid, prove_contraction, prove_decrease
 from lipctrl.analysis.cells import CellLoop
@@ -332,13 +333,3 @@ def _reach(
         return float(sizes[first - 1]) if first else 0.5 * float(sizes[0])
 
     return reach
-
-
-def positive_numbers(values: Any, size: int, name: str) -> np.ndarray:
-    """Return an array of positive finite numbers, or raise a ValueError that names it."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim == 0:
-        array = np.full(size, float(array))
-    if array.shape != (size,) or not (np.isfinite(array).all() and (array > 0.0).all()):
-        raise ValueError(f"{name} is {values!r}; expected {size} positive finite numbers")
-    return array

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import finite_number, ordered_pair, real_array
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.scales import Scales, listed, outer_powers
@@ -50,23 +51,20 @@ class IncrementalBall:
     region: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            if np.iscomplexobj(self.center):
-                raise TypeError  # numpy would drop the imaginary part of an array
-            center = np.atleast_2d(np.asarray(self.center, dtype=np.float64))
-            radius = float(self.radius)
-        except (TypeError, ValueError):
+        given, size = real_array(self.center), real_array(self.radius)
+        if given is None or size is None or size.ndim:
             raise ValueError(
                 f"center is {self.center!r} and radius {self.radius!r}; expected a real (actions, observations) "
                 "array and a number"
-            ) from None
+            )
+        center, radius = np.atleast_2d(given), float(size)
         if center.ndim != 2 or center.size == 0:
             raise ValueError(f"center has shape {center.shape}; expected (actions, observations)")
         if not np.isfinite(center).all():
             raise ValueError("center has NaN or infinite entries; expected finite gains")
         if not math.isfinite(radius) or radius < 0.0:
             raise ValueError(f"radius is {radius}; expected a finite number ≥ 0, an incremental gain")
-        if self.gain is not None and not 0.0 <= float(self.gain) < math.inf:
+        if self.gain is not None and finite_number(self.gain, "gain") < 0.0:
             raise ValueError(
                 f"gain is {self.gain}; expected a finite number ≥ 0 or None, an incremental gain"
             )
@@ -77,6 +75,8 @@ class IncrementalBall:
         object.__setattr__(self, "center", center)
         object.__setattr__(self, "radius", radius)
         object.__setattr__(self, "scope", tuple(self.scope))
+        object.__setattr__(self, "limits", ordered_pair(self.limits, center.shape[0], "limits"))
+        object.__setattr__(self, "region", ordered_pair(self.region, center.shape[1], "region"))
 
     @property
     def actions(self) -> int:
@@ -137,7 +137,7 @@ class ScaledBall:
     scales: Scales = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        plain = IncrementalBall(self.center, self.radius, self.scope)
+        plain = IncrementalBall(self.center, self.radius, self.scope, limits=self.limits, region=self.region)
         given = (1.0 if size is None else size for size in (self.observation_scale, self.action_scale))
         s, wider = outer_powers(next(given), plain.observations, "observation_scale", divides=True)
         a, narrower = outer_powers(next(given), plain.actions, "action_scale", divides=False)
@@ -147,6 +147,8 @@ class ScaledBall:
             "observation_scale": s,
             "action_scale": a,
             "scope": plain.scope,
+            "limits": plain.limits,
+            "region": plain.region,
             "scales": Scales(s, a),
         }.items():
             object.__setattr__(self, name, value)

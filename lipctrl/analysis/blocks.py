@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import real_array
 from lipctrl.analysis.descent import ellipsoid_descent
 from lipctrl.analysis.falsify_linear import LinearPolicy, all_pass
 
@@ -24,10 +25,10 @@ _REACH = 40.0
 
 def check_shapes(blocks: Any, inputs: int, outputs: int) -> tuple[tuple[int, int], ...]:
     """Return the block sizes as pairs that add up to (inputs, outputs); ValueError otherwise."""
-    try:
-        shapes = tuple((int(r), int(c)) for r, c in blocks)
-    except (TypeError, ValueError):
-        raise ValueError(f"blocks is {blocks!r}; expected pairs (rows, columns), one for each Δ_i") from None
+    pairs = real_array(blocks)
+    if pairs is None or pairs.ndim != 2 or pairs.shape[1] != 2 or not (pairs == np.floor(pairs)).all():
+        raise ValueError(f"blocks is {blocks!r}; expected pairs (rows, columns), one for each Δ_i")
+    shapes = tuple((int(r), int(c)) for r, c in pairs)
     total = sum(r for r, _ in shapes), sum(c for _, c in shapes)
     if not shapes or min(min(s) for s in shapes) < 1 or total != (inputs, outputs):
         raise ValueError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
+from lipctrl.analysis.arguments import finite_number
 from lipctrl.analysis.circle import is_positive_real, max_slope
 from lipctrl.analysis.descent import ellipsoid_descent
 from lipctrl.analysis.frequencies import resonance_grid
@@ -43,8 +44,7 @@ def square_stable(plant: Any, lower: float = 0.0) -> Realization:
             f"the plant has {system.outputs} outputs and {system.inputs} inputs; slopes of diagonal maps need as many "
             "of each"
         )
-    if not math.isfinite(lower):
-        raise ValueError(f"lower is {lower}; expected a finite slope")
+    lower = finite_number(lower, "lower")
     closed = close_loop(system, MidRad(-lower * np.eye(system.inputs)))
     if closed is None or not internal_stability(closed.a, discrete=closed.is_discrete).is_stable:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lipctrl.analysis.arguments import finite_number, ordered_slopes
 from lipctrl.analysis.hinf import bounded_norm
 from lipctrl.analysis.loop import BallTest, close_loop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
@@ -78,7 +79,7 @@ def small_gain(sys: Any, lipschitz: float) -> CriterionResult:
     nominally unstable
     """
     plant = as_realization(sys, "sys")
-    radius = _number(lipschitz, "lipschitz")
+    radius = finite_number(lipschitz, "lipschitz")
     if radius < 0.0:
         raise ValueError(f"lipschitz is {radius}; expected a number ≥ 0")
     return _result("small gain", plant, np.zeros((plant.inputs, plant.outputs)), radius)
@@ -108,30 +109,9 @@ def circle_criterion(sys: Any, slopes: tuple[float, float]) -> CriterionResult:
     certified
     """
     plant = as_realization(sys, "sys")
-    low, high = _slopes(slopes)
+    low, high = ordered_slopes(slopes)
     center, radius = _disc(low, high)
     return _result("incremental circle criterion", plant, -center * _square(plant), radius)
-
-
-def _number(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}; expected a number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {number}; expected a finite number")
-    return number
-
-
-def _slopes(slopes: Any) -> tuple[float, float]:
-    try:
-        low, high = slopes
-    except (TypeError, ValueError):
-        raise ValueError(f"slopes is {slopes!r}; expected two numbers (a, b), a ≤ b") from None
-    low, high = _number(low, "slopes[0]"), _number(high, "slopes[1]")
-    if low > high:
-        raise ValueError(f"slopes is ({low}, {high}); expected a ≤ b")
-    return low, high
 
 
 def _disc(low: float, high: float) -> tuple[float, float]:
@@ -188,7 +168,7 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
         if norm == 0.0:
             return math.inf
         return _shrunk(plant, 0.0, math.nextafter(1.0 / norm, 0.0), symmetric=True)
-    low = _number(lower, "lower")
+    low = finite_number(lower, "lower")
     shifted = close_loop(plant, MidRad(-low * eye))
     spectrum = None if shifted is None else internal_stability(shifted.a, discrete=shifted.is_discrete)
     if shifted is None or spectrum is None or not spectrum.is_stable:

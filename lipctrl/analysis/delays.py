@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lipctrl.analysis.arguments import one_of, real_array
 from lipctrl.analysis.interconnection import series
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization, to_control
@@ -43,17 +44,16 @@ def delayed(sys: Any, samples: int | Sequence[int], at: Literal["input", "output
 
 def delayed_realization(system: Realization, samples: int | Sequence[int], at: str = "input") -> Realization:
     """Do what `delayed` does for a realisation, keeping its rounding radii."""
-    if at not in ("input", "output"):
-        raise ValueError(f"at is {at!r}; expected 'input' or 'output'")
+    one_of(at, ("input", "output"), "at")
     if not system.is_discrete:
         raise ValueError(
             "sys is a continuous-time system, in which a delay has no finite state: use pade(sys, tau, order), or "
             "sample the system first (control.sample_system)"
         )
     channels = system.inputs if at == "input" else system.outputs
-    values = np.asarray(samples)
-    if values.dtype.kind not in "iuf":
-        values = np.array(np.nan)  # words, complex numbers and truth values count nothing
+    read = real_array(samples)
+    # Truth values count nothing.
+    values = np.array(np.nan) if read is None or np.asarray(samples).dtype.kind == "b" else read
     given = [float(d) for d in (np.full(channels, values) if values.ndim == 0 else values.ravel())]
     if len(given) != channels or any(not d.is_integer() or d < 0 for d in given):
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import finite_number
 from lipctrl.analysis.blocks import block_diagonal, realized_blocks
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
 from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, phase_of_disk
@@ -148,10 +149,7 @@ def disk_margin(sys: Any, gain: Any = None, skew: float = 0.0) -> DiskMargin:
 
 def finite_skew(skew: Any) -> float:
     """Return a skew as a finite number, or say that it is none."""
-    try:
-        value = float(skew)
-    except (TypeError, ValueError):
-        value = math.nan
+    value = finite_number(skew, "skew")
     if not abs(value) <= _MOST_SKEWED:
         raise ValueError(
             f"skew is {skew!r}; expected a number between -{_MOST_SKEWED:g} and {_MOST_SKEWED:g} (0 is balanced)"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import finite_number, positive_numbers, whole_number
 from lipctrl.analysis.plant import as_realization
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph
 from lipctrl.analysis.slope_loop import SlopeLoop, require_fit, slope_loop
@@ -107,10 +108,8 @@ def periodic_slopes(
     >>> print(round(attack.growth, 6))            # tanh may be flat
     1.1
     """
-    if min(period, tries, sweeps) < 1:
-        raise ValueError(
-            f"period, tries and sweeps are {period}, {tries}, {sweeps}; expected at least 1 each"
-        )
+    for name, count in {"period": period, "tries": tries, "sweeps": sweeps}.items():
+        whole_number(count, 1, name)
     system = _discrete(plant)
     graph = policy_graph(policy_certificate(policy))
     loop = slope_loop(system, graph)
@@ -185,8 +184,16 @@ def separating_pair(
     >>> separating_pair(loop_step(plant, policy), 1, distance=1.0, scale=5.0, steps=60).separates
     True
     """
-    if states < 1 or steps < 2 or tries < 1 or not scale > 0.0 or not distance > 0.0:
-        raise ValueError("expected states ≥ 1, steps ≥ 2, tries ≥ 1, scale > 0 and distance > 0")
+    least = {
+        "states": (states, 1),
+        "disturbances": (disturbances, 0),
+        "steps": (steps, 2),
+        "tries": (tries, 1),
+    }
+    for name, (count, fewest) in least.items():
+        whole_number(count, fewest, name)
+    for name, size in {"scale": scale, "distance": distance}.items():
+        positive_numbers(size, 1, name)
     rng = np.random.default_rng(seed)
     basis = np.eye(states)
 
@@ -293,6 +300,8 @@ def unstable_equilibrium(
     >>> print(round(found.growth, 3))
     1.1
     """
+    factor, (scale,) = finite_number(factor, "factor"), positive_numbers(scale, 1, "scale")
+    whole_number(tries, 1, "tries")
     system = _discrete(plant)
     graph = policy_graph(policy_certificate(policy))
     require_fit(system, graph)
@@ -340,7 +349,7 @@ def falsified_gains(
     0.167 3.5
     """
     found: list[UnstablePoint | None] = []
-    for far in (0.0, limit):
+    for far in (0.0, finite_number(limit, "limit")):
         near, bad = 1.0, unstable_equilibrium(plant, policy, factor=far, seed=seed)
         edge = far
         for _ in range(25):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from lipctrl.analysis.arguments import positive_numbers, real_array, whole_number
 
 # A drift of a step below this share of the radius is that of an equilibrium found by iteration.
 _REST = 1e-2
@@ -86,16 +87,16 @@ def sampled_linearization(
     """
     import control
 
-    x, u = np.array(state, dtype=float, ndmin=1), np.array(action, dtype=float, ndmin=1)
+    point = [real_array(values) for values in (state, action)]
+    x, u = (np.full(1, np.nan) if values is None else np.atleast_1d(values) for values in point)
     if not (x.ndim == u.ndim == 1 and x.size and np.isfinite(x).all() and np.isfinite(u).all()):
         raise ValueError(
             f"state is {state!r} and action {action!r}; expected lists of finite numbers, an operating point"
         )
     positive = {"dt": dt, "radius": radius, "difference": difference}
-    if not all(math.isfinite(v) and v > 0.0 for v in positive.values()):
-        raise ValueError(f"got {positive}; expected finite positive numbers")
-    if type(samples) is not int or samples < 1:
-        raise ValueError(f"samples is {samples!r}; expected a whole number of at least 1")
+    for name, value in positive.items():
+        positive_numbers(value, 1, name)
+    whole_number(samples, 1, "samples")
     n = len(x)
 
     def run(z: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import real_array
 from lipctrl.analysis.ball import LOCAL, IncrementalBall, in_own_units, with_scope
 from lipctrl.analysis.hinf import HinfNorm, bounded_norm
 from lipctrl.analysis.midrad import MidRad
@@ -88,16 +89,13 @@ def nominal_loop(plant: Any, center: Any) -> NominalLoop:
 
 def real_gain(gain: Any) -> np.ndarray:
     """Return a constant gain as a real matrix, or say that it is none."""
-    values = np.asarray(gain) if isinstance(gain, np.ndarray) else gain
-    try:
-        if np.iscomplexobj(values):
-            raise TypeError
-        return np.atleast_2d(np.asarray(values, dtype=np.float64))
-    except (TypeError, ValueError):
+    values = real_array(gain)
+    if values is None:
         raise ValueError(
             f"the gain is {gain!r}; expected a real (inputs, outputs) array. Close the loop of a dynamic controller "
             "first (control.feedback) and pass the result as the plant"
-        ) from None
+        )
+    return np.atleast_2d(values)
 
 
 def close_loop(system: Realization, gain: MidRad) -> Realization | None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lipctrl.analysis.arguments import one_of
 from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.continuation import Path, Quadratic, march
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
@@ -62,8 +63,7 @@ class GainMargin:
         ValueError
             Where nothing was found to destabilise beyond that end, or for another word.
         """
-        if end not in ("upper", "lower"):
-            raise ValueError(f"end is {end!r}; expected 'upper' or 'lower'")
+        one_of(end, ("upper", "lower"), "end")
         beyond = [f for f in self.falsifiers if (f.k > 1.0 or f.k > self.upper) == (end == "upper")]
         if not beyond or self.plant is None or self.center is None:
             raise ValueError(f"nothing of the class was found to destabilise this loop at the {end} end")
@@ -140,8 +140,7 @@ def incremental_gain_margin(
     >>> print(f"{margin.lower:.3f} {margin.upper:.3f}")
     0.000 2.224
     """
-    if form not in ("policy", "residual"):
-        raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
+    one_of(form, ("policy", "residual"), "form")
     system, ball, scales = global_ball(sys, policy)
     loop = nominal_loop(system, ball.center)
     test = judge(loop, ball.radius)

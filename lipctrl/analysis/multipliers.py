@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import positive_numbers, whole_number
 from lipctrl.analysis.channels import popov_channels, require_popov, square_stable
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov_line import popov_line
@@ -147,10 +148,8 @@ def zames_falb(
     exact = None if several else _transfer_function(plant, system)
     order = (3 if exact is None else 12) if order is None else order
     tolerance = (1e-2 if exact is None else 1e-5) if tolerance is None else tolerance
-    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
-        raise ValueError(f"order is {order!r}; expected an integer of at least 1")
-    if not (math.isfinite(tolerance) and tolerance > 0.0):
-        raise ValueError(f"tolerance is {tolerance!r}; expected a positive number")
+    order = whole_number(order, 1, "order", most=1000)
+    tolerance = float(positive_numbers(tolerance, 1, "tolerance")[0])
     if exact is None:
         return _several(square_stable(system), order, odd, repeated, tolerance)
     kind: Any = DiscreteSearch if system.is_discrete else ContinuousSearch

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from lipctrl.analysis.all_pass import all_pass, error_polynomial, high_pass, sections
+from lipctrl.analysis.arguments import one_of, whole_number
 from lipctrl.analysis.hinf import hinf_norm
 from lipctrl.analysis.interconnection import inputs, outputs, repeated, series, stacked
-from lipctrl.analysis.loop import close_loop
+from lipctrl.analysis.loop import close_loop, real_gain
 from lipctrl.analysis.midrad import MidRad, block
 from lipctrl.analysis.plant import Realization, as_realization, to_control
 from lipctrl.analysis.spectrum import internal_stability
@@ -87,7 +88,7 @@ class PadeDelay:
         rest of the series. inf where the loop with F is not stable or ‖M₁₁‖ ≥ 1: nothing is claimed then.
         """
         plant, delay = self.plant, self.filter
-        k0 = -np.atleast_2d(np.asarray(gain, dtype=np.float64))
+        k0 = -real_gain(gain)
         if k0.shape != (plant.inputs, plant.outputs):
             raise ValueError(f"gain has shape {k0.shape}; expected ({plant.inputs}, {plant.outputs})")
         if not np.isfinite(k0).all():
@@ -153,10 +154,8 @@ def pade(sys: Any, tau: float, order: int = 4, at: Literal["input", "output"] = 
     system = as_realization(sys, "sys")
     if system.is_discrete:
         raise ValueError("sys is in discrete time, in which a delay is exact: use delayed(sys, samples)")
-    if at not in ("input", "output"):
-        raise ValueError(f"at is {at!r}; expected 'input' or 'output'")
-    if isinstance(order, bool) or not (isinstance(order, int | np.integer) and 1 <= order <= _HIGHEST_ORDER):
-        raise ValueError(f"order is {order!r}; expected a whole number from 1 to {_HIGHEST_ORDER}")
+    one_of(at, ("input", "output"), "at")
+    whole_number(order, 1, "order", most=_HIGHEST_ORDER)
     if not isinstance(tau, int | float | np.integer | np.floating) or not 1e-60 <= tau <= 1e60:
         raise ValueError(f"tau is {tau!r}; expected a positive finite delay [s], between 1e-60 and 1e60")
     tau = float(tau)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import real_array
 from lipctrl.analysis.ball import IncrementalBall, with_scope
 from lipctrl.analysis.contraction import Contraction, find_contraction, marginal_decay
 from lipctrl.analysis.plant import as_realization
@@ -63,8 +64,8 @@ def hull_test(plants: list[Any], policy: Any) -> HullTest:
     >>> hull_test(models, rules.linear([[-2.0]])).verdict
     <Verdict.CERTIFIED: 'certified'>
     """
-    if len(plants) < 1:
-        raise ValueError("plants is empty; expected at least one model")
+    if not isinstance(plants, list | tuple) or not plants:
+        raise ValueError(f"plants is {plants!r}; expected a list of at least one model")
     systems = [as_realization(p, f"plants[{i}]") for i, p in enumerate(plants)]
     first = systems[0]
     for i, s in enumerate(systems):
@@ -168,14 +169,21 @@ def sampled_box(
     >>> box.samples                                # four delays, two corners and the centre
     12
     """
+    if not isinstance(box, Mapping):
+        raise ValueError(f"box is {box!r}; expected parameter names with finite (low, high)")
     names = sorted(box)
-    if not names or any(not (math.isfinite(a) and math.isfinite(b) and a <= b) for a, b in box.values()):
+    ranges = [real_array(box[name]) for name in names]
+    if not names or any(
+        r is None or r.shape != (2,) or not -math.inf < r[0] <= r[1] < math.inf for r in ranges
+    ):
         raise ValueError(f"box is {dict(box)!r}; expected parameter names with finite (low, high)")
     if len(names) > 10 or type(samples) is not int or samples < 0:
         raise ValueError(
             f"{len(names)} parameters and {samples} samples; expected at most 10 and a whole number of at least 0"
         )
-    unknown = set(integers) - set(names)
+    if isinstance(integers, str) or not isinstance(integers, Collection):
+        raise ValueError(f"integers is {integers!r}; expected a list of parameter names")
+    unknown = {str(name) for name in integers} - set(names)
     if unknown:
         raise ValueError(f"integers names {sorted(unknown)}, which the box does not; it has {names}")
     whole = {n: range(math.ceil(box[n][0]), math.floor(box[n][1]) + 1) for n in names if n in integers}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lipctrl.analysis.arguments import one_of
 from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.continuation import Path, Quadratic, march
 from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
@@ -136,8 +137,7 @@ def incremental_phase_margin(
     >>> print(round(margin.degrees, 2), round(margin.frequency, 3))
     64.32 2.704
     """
-    if form not in ("policy", "residual"):
-        raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
+    one_of(form, ("policy", "residual"), "form")
     system, ball, scales = global_ball(sys, policy)
     loop = certified_loop(system, ball, "θ = 0")
     if form == "residual":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import real_array
 from lipctrl.analysis.canonical import canonical_form
 from lipctrl.analysis.midrad import MidRad, block, equilibrate
 from lipctrl.arithmetic import UNIT
@@ -137,16 +138,12 @@ def as_realization(plant: Any, name: str = "plant") -> Realization:
         return _from_nested(plant, name)
     if _is_system(plant):
         return _from_system(plant, name)
-    try:
-        if np.iscomplexobj(plant):
-            raise TypeError  # numpy would drop the imaginary part of an array
-        # None would become NaN.
-        gain = np.asarray("" if plant is None else plant, dtype=np.float64)
-    except (TypeError, ValueError):
+    gain = None if plant is None else real_array(plant)
+    if gain is None:
         raise ValueError(
             f"{name} is a {type(plant).__name__}; expected control.StateSpace, control.TransferFunction or an "
             "array (static gain). Linearise a nonlinear system, identify a model from frequency data"
-        ) from None
+        )
     if gain.ndim > 2:
         raise ValueError(
             f"{name} is an array of shape {gain.shape}; a static gain has shape (outputs, inputs)"

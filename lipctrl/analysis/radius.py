@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lipctrl.analysis.arguments import one_of
 from lipctrl.analysis.ball import ScaledBall
 from lipctrl.analysis.destabilize import Destabilization, policy_destabilization
 from lipctrl.analysis.falsify_linear import (
@@ -64,8 +65,7 @@ def stability_radius(
     >>> print(f"{stability_radius(control.tf([1], [1, -1]), gain=3.0):.6f}")
     2.000000
     """
-    if field not in ("complex", "real"):
-        raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
+    one_of(field, ("complex", "real"), "field")
     if observation_scale is not None or action_scale is not None:
         return _scaled_radius(sys, gain, field, observation_scale, action_scale)
     loop, norm = _nominal(sys, gain)
@@ -115,8 +115,7 @@ def worst_deviation(
     >>> print(round(worst.value, 6), worst.matrix.round(6))
     2.0 [[2.]]
     """
-    if field not in ("complex", "real"):
-        raise ValueError(f"field is {field!r}; expected 'complex' or 'real'")
+    one_of(field, ("complex", "real"), "field")
     loop, norm = _nominal(sys, gain)
     if not math.isfinite(norm.value) or loop.system is None:
         raise ValueError(f"the nominal loop is not stable ({norm.note}); it has no stability radius")

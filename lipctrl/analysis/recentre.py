@@ -10,7 +10,7 @@ import numpy as np
 
 from lipctrl.analysis.ball import Ball, IncrementalBall, as_ball, own_ball
 from lipctrl.analysis.lmi import require_cvxpy, solved
-from lipctrl.analysis.loop import BallTest, ball_test
+from lipctrl.analysis.loop import BallTest, ball_test, real_gain
 from lipctrl.analysis.policy_graph import PolicyGraph, policy_certificate, policy_graph, zeros
 from lipctrl.analysis.slope_loop import SlopeLoop, loop_matrix
 from lipctrl.analysis.structured import UNSATURATED
@@ -54,7 +54,7 @@ def recentred_ball(policy: Any, *, center: Any = None) -> IncrementalBall:
     if center is None:
         k0: Any = cp.Variable((m, p))
     else:
-        k0 = np.atleast_2d(np.asarray(center, dtype=np.float64))
+        k0 = real_gain(center)
         if k0.shape != (m, p) or not np.isfinite(k0).all():
             raise ValueError(
                 f"center has shape {k0.shape}; expected finite {(m, p)}, (actions, observations)"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import positive_numbers
 from lipctrl.analysis.ball import actuator_limits, as_ball
 from lipctrl.analysis.ellipsoid import Limit, largest_ellipsoid, natural_widths, prove_limit
 from lipctrl.analysis.lure_loop import (
@@ -211,7 +212,9 @@ def region_of_attraction(
             f"{form.C.shape[0]} and {m}"
         )
     actuator = _actuator(policy, action_limit, m)
-    limit_x = None if state_limits is None else _positive(state_limits, n, "state_limits")
+    limit_x = (
+        None if state_limits is None else positive_numbers(state_limits, n, "state_limits", finite=False)
+    )
     lure = lure_loop(form, graph, equilibrium_of(form, graph, np.zeros(n)))
     # What is left around the equilibrium, rounded downwards.
     cage = None if limit_x is None else (limit_x - np.abs(lure.state)) * (1.0 - 1e-15)
@@ -302,17 +305,8 @@ def _ends_in_contraction(
 
 def _actuator(policy: Any, given: Any, m: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the limits (low, high) of what reaches the plant: the given ones and the policy's own clip."""
-    limit = np.full(m, np.inf) if given is None else _positive(given, m, "action_limit")
+    limit = np.full(m, np.inf) if given is None else positive_numbers(given, m, "action_limit", finite=False)
     return actuator_limits(limit, as_ball(policy).limits)
-
-
-def _positive(values: Any, size: int, name: str) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    if array.shape == (1,) and size > 1:
-        array = np.full(size, array[0])
-    if array.shape != (size,) or not (array > 0.0).all():
-        raise ValueError(f"{name} is {values!r}; expected {size} positive numbers")
-    return array
 
 
 def _try_box(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import positive_numbers
 from lipctrl.analysis.plant import Realization
 
 if TYPE_CHECKING:
@@ -136,14 +137,7 @@ def outer_powers(sizes: Any, count: int, name: str, *, divides: bool) -> tuple[n
     ValueError
         For sizes that are not positive, finite, and one for each channel (or one for all).
     """
-    try:
-        values = np.broadcast_to(np.asarray(sizes, dtype=np.float64), (count,)).copy()
-    except (TypeError, ValueError):
-        values = np.zeros(count)
-    if not (np.isfinite(values) & (values > 0.0)).all():
-        raise ValueError(
-            f"{name} is {sizes!r}; expected {count} positive finite numbers, the size of each channel in its unit"
-        )
+    values = positive_numbers(sizes, count, name)
     mantissa, exponent = np.frexp(values)
     first = mantissa[np.argmin(values) if divides else np.argmax(values)]
     outwards = -(mantissa < first).astype(int) if divides else (mantissa > first).astype(int)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import ordered_slopes, real_array, whole_number
 from lipctrl.analysis.frequencies import resonance_grid
 from lipctrl.analysis.hinf import hinf_norm
 from lipctrl.analysis.loop import nominal_loop
@@ -251,12 +252,7 @@ def _judged(separation_all: float, separation: float, guard: bool) -> tuple[Verd
 
 def _ordered(slopes: Any) -> tuple[float, float]:
     """Return slopes a ≤ b whose reciprocals and their squares float64 holds."""
-    try:
-        a, b = (float(s) for s in slopes)
-    except (TypeError, ValueError):
-        raise ValueError(f"slopes is {slopes!r}; expected two numbers (a, b), a ≤ b") from None
-    if not (math.isfinite(a) and math.isfinite(b) and a <= b):
-        raise ValueError(f"slopes are {slopes!r}; expected finite a ≤ b of u = -φ(y)")
+    a, b = ordered_slopes(slopes)
     if any(s != 0.0 and not _SMALLEST <= abs(s) <= 1.0 / _SMALLEST for s in (a, b)):
         raise ValueError(
             f"slopes are {slopes!r}; expected zero or sizes between {_SMALLEST:g} and {1.0 / _SMALLEST:g}: choose "
@@ -268,13 +264,9 @@ def _ordered(slopes: Any) -> tuple[float, float]:
 def _frequencies(system: Realization, omega: Any, count: int) -> np.ndarray:
     """Return the frequencies of a picture, chosen or checked."""
     if omega is None:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-            raise ValueError(f"omega_num is {count!r}; expected a whole number of at least 2 frequencies")
-        return resonance_grid(system, count)
-    try:
-        points = np.atleast_1d(np.asarray(omega, dtype=float))
-    except (TypeError, ValueError):
-        points = np.zeros(0)
+        return resonance_grid(system, whole_number(count, 2, "omega_num", most=1_000_000))
+    given = real_array(omega)
+    points = np.zeros(0) if given is None else np.atleast_1d(given)
     if points.ndim != 1 or not points.size or not np.isfinite(points).all() or (points < 0.0).any():
         raise ValueError(
             f"omega is {omega!r}; expected a list of at least one finite frequency ≥ 0 [rad/s] for the picture, or "
@@ -346,13 +338,11 @@ def srg_discs(plant: Any, centers: Any) -> list[tuple[float, float]]:
     system = as_realization(plant)
     if system.inputs != system.outputs:
         raise ValueError(f"the plant is {system.outputs}×{system.inputs}; expected a square one")
-    points = np.atleast_1d(np.asarray(centers, dtype=float))
-    if points.ndim != 1:
-        raise ValueError(f"centers has shape {points.shape}; expected a list of real numbers")
+    points = real_array(centers)
+    if points is None or points.ndim > 1 or not np.isfinite(points).all():
+        raise ValueError(f"centers is {centers!r}; expected a list of finite real numbers")
     found = []
-    for center in points:
-        if not math.isfinite(center):
-            raise ValueError(f"a centre is {center}; expected finite real numbers")
+    for center in np.atleast_1d(points):
         shifted = Realization(
             system.a, system.b, system.c, system.d - MidRad(center * np.eye(system.inputs)),
             system.sample_time, system.timebase,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lipctrl.analysis.arguments import finite_number, one_of
 from lipctrl.analysis.ball import Ball, own_ball
 from lipctrl.analysis.contraction import Contraction, fastest_contraction, find_contraction, marginal_decay
 from lipctrl.analysis.loop import BallTest, ball_test
@@ -301,9 +302,9 @@ def structured_gain_margin(
     >>> print(round(margin.lower, 2), round(margin.upper, 2))     # slopes 0.9 … 1.4: 0.1/0.9 < k < 2.1/1.4
     0.11 1.5
     """
-    if form not in ("policy", "residual"):
-        raise ValueError(f"form is {form!r}; expected 'policy' or 'residual'")
-    if not (math.isfinite(limit) and limit > 1.0 and 0.0 < tolerance < 1.0):
+    one_of(form, ("policy", "residual"), "form")
+    limit, tolerance = finite_number(limit, "limit"), finite_number(tolerance, "tolerance")
+    if not (limit > 1.0 and 0.0 < tolerance < 1.0):
         raise ValueError(
             f"limit is {limit} and tolerance {tolerance}; expected limit > 1 and 0 < tolerance < 1"
         )

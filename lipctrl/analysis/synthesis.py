@@ -11,6 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 
+from lipctrl.analysis.arguments import positive_numbers, whole_number
 from lipctrl.analysis.loop import nominal_loop, real_gain
 from lipctrl.analysis.plant import Realization, as_realization
 
@@ -153,8 +154,8 @@ def trade_off(
 
     Parameters
     ----------
-    plant : with one independent output per state and D = 0. state_weights, action_weights : diagonals of Q and R
-        (ones by default). prices : factors of R (default 1e-4 … 1e4).
+    plant : with one independent output per state and D = 0. state_weights, action_weights : diagonals of Q and R,
+        or one number for all (ones by default). prices : factors of R (default 1e-4 … 1e4).
 
     Raises
     ------
@@ -169,13 +170,10 @@ def trade_off(
     [1.414, 3.317]
     """
     system = _state_feedback(plant)
-    q = np.diag(_weights(state_weights, system.states, "state_weights"))
-    r = np.diag(_weights(action_weights, system.inputs, "action_weights"))
-    factors = (
-        np.geomspace(1e-4, 1e4, 17) if prices is None else np.atleast_1d(np.asarray(prices, dtype=float))
-    )
-    if factors.ndim != 1 or not (np.isfinite(factors).all() and (factors > 0.0).all() and factors.size):
-        raise ValueError(f"prices are {prices!r}; expected positive numbers")
+    states, actions = (1.0 if weights is None else weights for weights in (state_weights, action_weights))
+    q = np.diag(positive_numbers(states, system.states, "state_weights"))
+    r = np.diag(positive_numbers(actions, system.inputs, "action_weights"))
+    factors = np.geomspace(1e-4, 1e4, 17) if prices is None else positive_numbers(prices, None, "prices")
     choices = []
     for price in factors:
         gain = _lqr(system, q, price * r)
@@ -183,13 +181,6 @@ def trade_off(
             GainChoice(gain, max_lipschitz(system, gain), _cost(system, gain, q, r), f"LQR, R × {price:.3g}")
         )
     return TradeOff(tuple(sorted(choices, key=lambda c: c.cost)))
-
-
-def _weights(values: Any, size: int, name: str) -> np.ndarray:
-    out = np.ones(size) if values is None else np.atleast_1d(np.asarray(values, dtype=float))
-    if out.shape != (size,) or not np.isfinite(out).all() or (out <= 0.0).any():
-        raise ValueError(f"{name} is {values!r}; expected {size} positive numbers")
-    return out
 
 
 def _no_gain(system: Realization) -> np.ndarray:
@@ -226,10 +217,9 @@ def best_gain(
     3.0 2.0
     """
     system = as_realization(plant)
-    if max_gain is not None and not (math.isfinite(max_gain) and max_gain > 0.0):
-        raise ValueError(f"max_gain is {max_gain}; expected a positive number, or None")
-    if type(evaluations) is not int or evaluations < 1:
-        raise ValueError(f"evaluations is {evaluations!r}; expected a whole number of at least 1")
+    if max_gain is not None:
+        max_gain = float(positive_numbers(max_gain, 1, "max_gain")[0])
+    whole_number(evaluations, 1, "evaluations")
     begin, limit = _beginning(system, start, max_gain)
     if begin.lipschitz <= 0.0:
         raise ValueError(
@@ -311,8 +301,8 @@ def hinf_optimum(plant: Any) -> float:
     """Return 1/γ*, the largest Lipschitz budget that any linear controller could leave (numerical), or inf.
 
     γ* is the H∞-optimal norm of T = P(I - K₀P)⁻¹ over dynamic K₀, by slycot's sb10ad; inf where slycot is absent, the
-    plant is in discrete time, or the routine fails. The measurement noise and the control are weighted by 1e-6 to make
-    the problem regular, so that the value is high by about that much.
+    plant is static or in discrete time, or the routine fails. The measurement noise and the control are weighted by
+    1e-6 to make the problem regular, so that the value is high by about that much.
 
     Examples
     --------
@@ -322,7 +312,7 @@ def hinf_optimum(plant: Any) -> float:
     True
     """
     system = as_realization(plant)
-    if system.is_discrete or system.D.any():
+    if system.is_discrete or system.D.any() or system.states == 0:
         return math.inf
     try:
         import slycot

@@ -122,9 +122,14 @@ def certify(
 
     if source.is_dir():
         from lipctrl.runs import load_run
+        from lipctrl.runs.folder import RunWriter
 
-        certificate = load_run(source).policy.certificate()
+        policy = load_run(source).policy
+        certificate = policy.certificate()
         path = out or source / "certificate.json"
+        if out is None:
+            # Weights of another machine may fold to other last digits: they name the certificate that is theirs now.
+            RunWriter(source).save_policy(policy, certificate)
     elif source.exists():
         import lipctrl
 
@@ -154,6 +159,10 @@ def verify(
         raise ValueError(f"{path} does not exist; expected a certificate that lipctrl saved")
     found = load_certificate(path)
     report = check(found, route="exact" if exact else "float")
+    if report.ok and certificate.is_dir():
+        from lipctrl.runs.folder import require_own
+
+        require_own(certificate, found)
     _say(str(report))
     if report.ok:
         radius = (

@@ -108,6 +108,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Any = Non
     write_bytes(path, save(whole, metadata={"lipctrl": whole_text}))
 
 
+def _metadata(file: Any) -> Any:
+    found = file.metadata() or {}
+    # Files of the first versions hold both entries side by side.
+    return json.loads(found["lipctrl"]) if "lipctrl" in found else found
+
+
+def read_document(path: Path, what: str) -> Any:
+    """Read the JSON document that stands beside tensors, without torch and without a look at the tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    read_bytes(path, what)
+    try:
+        with safe_open(path, framework="np") as file:
+            return json.loads(_metadata(file)["document"])
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(f"the {what} {path} is damaged: {error}") from error
+
+
 def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], Any]:
     """Read what `write_tensors` wrote, or raise a RunError when a single bit of it has changed."""
     from safetensors import SafetensorError, safe_open
@@ -115,9 +133,7 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], Any]:
     read_bytes(path, what)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Files of the first versions hold both entries side by side.
-            metadata = json.loads(metadata["lipctrl"]) if "lipctrl" in metadata else metadata
+            metadata = _metadata(file)
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """The run folder: what a training leaves behind, and the only thing that later stages read.
 
 config.json            environment, algorithm, policy, seeds and versions: enough to repeat the run
-weights.safetensors    weights of the policy (the best so far, by validation)
+weights.safetensors    weights of the policy (the best so far, by validation), and the digest of their certificate
 certificate.json       proof of its Lipschitz bound, readable without torch
 evaluation.json        returns over unseen episodes
 metrics.csv            one row an iteration; the same numbers for TensorBoard in tensorboard/
@@ -29,6 +29,7 @@ from lipctrl.runs.files import (
     as_path,
     make_folder,
     read_bytes,
+    read_document,
     read_json,
     read_tensors,
     saving,
@@ -72,10 +73,18 @@ class Run:
 
     @cached_property
     def certificate(self) -> Certificate:
-        """Return the stored certificate, without torch; `lipctrl.check` it before believing it."""
+        """Return the stored certificate of the stored weights, without torch; `lipctrl.check` it before believing it.
+
+        Raises
+        ------
+        RunError
+            When there is none, or the one there is was made for other weights than those of `weights.safetensors`.
+        """
         path = self.path / "certificate.json"
         read_bytes(path, "certificate yet; run `lipctrl certify` on the folder")
-        return load_certificate(path)
+        certificate = load_certificate(path)
+        require_own(self.path, certificate)
+        return certificate
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -141,6 +150,23 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             f"{path} was written in version {config['version']} of the run format; this lipctrl reads {VERSION}"
         )
     return Run(path, {**config, "env_options": _restored(config["env_options"])})
+
+
+def require_own(folder: Path, certificate: Certificate) -> None:
+    """Raise a RunError when the weights in a run folder name another certificate than this one.
+
+    Weights of equal shapes could be exchanged, or a training killed between writing the two files.
+    """
+    weights = folder / "weights.safetensors"
+    if not weights.exists():
+        return
+    named = read_document(weights, "trained weights")
+    # Weights of the first versions name none.
+    if named is not None and named != {"certificate": certificate.digest}:
+        raise RunError(
+            f"{folder / 'certificate.json'} is not the certificate of {weights.name}: one of the files was exchanged, "
+            f"or a training was killed between the two. `lipctrl certify {folder}` proves the weights that are there"
+        )
 
 
 def _stored(value: Any) -> Any:
@@ -268,12 +294,10 @@ class RunWriter:
         for path in leftovers(self.path):
             path.unlink(missing_ok=True)
 
-    def save_policy(self, policy: Any) -> None:
-        """Replace the trained weights."""
-        write_tensors(self.path / "weights.safetensors", policy.state_dict())
-
-    def save_certificate(self, certificate: Certificate) -> None:
-        """Replace the certificate."""
+    def save_policy(self, policy: Any, certificate: Certificate) -> None:
+        """Replace the trained weights and their certificate; the weights name it, so that no other passes for it."""
+        named = {"certificate": certificate.digest}
+        write_tensors(self.path / "weights.safetensors", policy.state_dict(), named)
         path = self.path / "certificate.json"
         with saving(path):
             certificate.save(path)

@@ -268,8 +268,7 @@ class Session:
         present = self._weights()
         if self.best_return > -math.inf:
             policy.load_state_dict(self.best_weights)
-        self.writer.save_policy(policy)
-        self.writer.save_certificate(policy.certificate())
+        self.writer.save_policy(policy, policy.certificate())
         policy.load_state_dict(present)
 
     def restore(self) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,15 +18,37 @@ import numpy as np
 import pytest
 import torch
 from short_runs import ENV, GAIN, SMALL, Killed, same, short_run, small_policy, weights
+from typer.testing import CliRunner
 
 import lipctrl
-from lipctrl import rules
+from lipctrl import check, rules
+from lipctrl.cli.app import app
 from lipctrl.runs import RunError, Schedule, StabilityGuarantee, files, load_run, session
 from lipctrl.runs.files import read_tensors, write_json, write_tensors
 from lipctrl.runs.folder import RunWriter
 from lipctrl.runs.guarantee import GuaranteeBrokenError
 from lipctrl.runs.state import flatten, unflatten
 from lipctrl.training import evaluate
+
+
+def test_weights_and_certificate_of_two_runs_do_not_pass_for_one(tmp_path):
+    """Equal shapes load, and the certificate proves, about a policy that is not the one in the folder."""
+    runs = [short_run(tmp_path / str(seed), iterations=1, policy=small_policy(seed)) for seed in (0, 1)]
+    own, other = (run.path for run in runs)
+    shutil.copy(other / "weights.safetensors", own / "weights.safetensors")
+    found = load_run(own)
+    with pytest.raises(RunError, match="exchanged, or a training was killed"):
+        _ = found.certificate
+    assert CliRunner().invoke(app, ["verify", str(own)]).exit_code != 0
+    assert CliRunner().invoke(app, ["certify", str(own)]).exit_code == 0
+    assert CliRunner().invoke(app, ["verify", str(own)]).exit_code == 0
+    assert load_run(own).certificate.digest == found.policy.certificate().digest
+
+
+def test_weights_that_name_no_certificate_are_read_as_before(tmp_path):
+    run = short_run(tmp_path / "run", iterations=1)
+    write_tensors(run.path / "weights.safetensors", run.policy.state_dict())
+    assert check(load_run(run.path).certificate).ok
 
 
 @pytest.mark.parametrize("algorithm", list(SMALL))

@@ -160,5 +160,5 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"the disk is full.*intact.*resume"):
         write_bytes(run.path / "weights.safetensors", b"new")
     with pytest.raises(RunError, match="the disk is full"):
-        RunWriter(run.path).save_certificate(run.certificate)
+        RunWriter(run.path).save_policy(run.policy, run.certificate)
     assert {p: p.read_bytes() for p in run.path.iterdir() if p.is_file()} == kept

@@ -20,6 +20,7 @@ def environment_of(path: Path) -> Any:
     import gymnasium
 
     from lipctrl.runs import load_run
+    from lipctrl.training.environments import EnvironmentFailedError, blamed
 
     config = load_run(path).config
     options = config["env_options"] if config["trained_on"] == config["env_id"] else {}
@@ -28,16 +29,17 @@ def environment_of(path: Path) -> Any:
         return env
     try:
         # Found by name, like every environment: controllers and environments do not import each other.
-        return importlib.import_module("lipctrl_envs").sample_model(env)
+        with blamed(config["env_id"], "its linearisation", but=(ModuleNotFoundError, TypeError, ValueError)):
+            return importlib.import_module("lipctrl_envs").sample_model(env)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{config['env_id']} is a black box, and lipctrl_envs, which linearises such, is not here"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (EnvironmentFailedError, TypeError, ValueError) as error:
         raise ValueError(
             f"{config['env_id']} is a black box without a linear model here: {error}. Linearise it yourself, for "
             "MuJoCo at a state of your choice with lipctrl_envs.linearize_gymnasium(env, state, action), and call "
-            "lipctrl.analyze(plant, certificate)"
+            f"lipctrl.analyze(model, lipctrl.load_run({str(path)!r}).certificate)"
         ) from error
     finally:
         env.close()

@@ -79,7 +79,25 @@ def run_training(
             guarantee=None if resume or made is None else made.guarantee,
         )
     say(str(run))
-    say(f"next: lipctrl analyze {quote(str(run.path))}")
+    say(_what_next(run.path, has_plant=task.plant is not None))
+
+
+def _what_next(path: Path, has_plant: bool) -> str:
+    """Return the command that says most about a run: the analysis of its loop, where there is a model to analyse."""
+    from lipctrl.cli.loop import environment_of
+
+    folder = quote(str(path))
+    if not has_plant:
+        try:
+            environment_of(path)
+        except ValueError:
+            return (
+                f"next: lipctrl verify {folder}, lipctrl evaluate {folder} --noise 0.05, "
+                f"lipctrl plot {folder} training\n"
+                f"no linear model of this environment is known here (lipctrl analyze {folder} says why); with one of "
+                f"your own: lipctrl.analyze(model, lipctrl.load_run({str(path)!r}).certificate)"
+            )
+    return f"next: lipctrl analyze {folder}"
 
 
 def _recorded(

@@ -284,6 +284,33 @@ def test_analyze_of_a_black_box_says_that_its_model_was_sampled(run_cli, tmp_pat
     assert "sampled, not certified" in said
 
 
+@pytest.mark.parametrize(("env", "known"), [("Hopper-v5", False), ("MountainCarContinuous-v0", True)])
+def test_a_training_ends_in_what_can_be_done_next(run_cli, tmp_path, env, known):
+    pytest.importorskip("mujoco")
+    out = tmp_path / "run"
+    small = (
+        "--set",
+        "environments=2",
+        "--set",
+        "horizon=4",
+        "--set",
+        "evaluation_episodes=1",
+        "--width",
+        "4",
+    )
+    quick = ("--set", "validation_episodes=1", "--steps", "8", "--depth", "1")
+    code, said, err = run_cli("train", env, *small, *quick, "--out", out)
+    assert code == 0, err
+    # Hopper stands on a contact: there is nothing to linearise, and so nothing to analyse.
+    assert (f"next: lipctrl analyze {out}" in said) is known
+    assert (f"next: lipctrl verify {out}, lipctrl evaluate {out} --noise 0.05" in said) is not known
+    if not known:
+        assert f"lipctrl.analyze(model, lipctrl.load_run({str(out)!r}).certificate)" in said
+        code, _, err = run_cli("analyze", out)
+        assert code == 2
+        assert "a contact" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

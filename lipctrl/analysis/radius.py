@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from lipctrl.analysis.arguments import one_of
+from lipctrl.analysis.arguments import one_of, positive_numbers
 from lipctrl.analysis.ball import ScaledBall
 from lipctrl.analysis.destabilize import Destabilization, policy_destabilization
 from lipctrl.analysis.falsify_linear import (
@@ -17,12 +18,13 @@ from lipctrl.analysis.falsify_linear import (
     unstable_pole,
     worst_matrix,
 )
-from lipctrl.analysis.hinf import HinfNorm
+from lipctrl.analysis.hinf import HinfNorm, bounded_norm
 from lipctrl.analysis.loop import NominalLoop, nominal_loop, real_gain
 from lipctrl.analysis.midrad import MidRad
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.real_radius import real_peak, scalar_ends, worst_real
+from lipctrl.analysis.scales import Scales
 from lipctrl.analysis.sweep import ModalSweep
 
 
@@ -91,7 +93,12 @@ def _scaled_radius(sys: Any, gain: Any, field: Literal["complex", "real"], s: An
 
 
 def worst_deviation(
-    sys: Any, gain: Any = None, field: Literal["complex", "real"] = "complex"
+    sys: Any,
+    gain: Any = None,
+    field: Literal["complex", "real"] = "complex",
+    *,
+    observation_scale: Any = None,
+    action_scale: Any = None,
 ) -> Destabilization:
     """Return the smallest linear φ found with which u = -gain·y + φ(y) is unstable: what `stability_radius` stops.
 
@@ -102,6 +109,8 @@ def worst_deviation(
     Parameters
     ----------
     sys, gain : as for `stability_radius`. Sign: negative feedback for `gain`.
+    observation_scale, action_scale : sizes s, a of the channels, any positive numbers: `.value` is then the gain of f
+        in the φ(y) = a ∘ f(y / s) whose f is smallest; `.matrix` and `.policy` are in raw units.
 
     Raises
     ------
@@ -117,16 +126,18 @@ def worst_deviation(
     """
     one_of(field, ("complex", "real"), "field")
     loop, norm = _nominal(sys, gain)
-    if not math.isfinite(norm.value) or loop.system is None:
+    if not math.isfinite(norm.value) or loop.system is None or loop.spectrum is None:
         raise ValueError(f"the nominal loop is not stable ({norm.note}); it has no stability radius")
     if norm.value == 0.0:
         raise ValueError("no deviation acts on this loop (T = 0)")
-    if field == "complex":
-        found = _complex(loop, norm.frequency)
-    elif _is_scalar(loop.system):
-        found = _real_number(loop, norm)
+    scales = _sizes(loop.system, observation_scale, action_scale)
+    seen = _seen(loop.system, scales)
+    if field == "real" and _is_scalar(loop.system):
+        found = _real_number(loop, norm, scales)
     else:
-        found = _real(loop, norm.frequency)
+        search = _complex if field == "complex" else _real
+        peak = norm if scales.trivial else bounded_norm(seen, loop.spectrum)
+        found = search(loop, seen, peak.frequency, scales)
     if found is None:
         raise ValueError(f"no {field} deviation was found that destabilises this loop")
     return found
@@ -139,34 +150,53 @@ def _nominal(sys: Any, gain: Any) -> tuple[NominalLoop, HinfNorm]:
     return loop, loop.norm()
 
 
+def _sizes(system: Realization, observation_scale: Any, action_scale: Any) -> Scales:
+    given = (1.0 if size is None else size for size in (observation_scale, action_scale))
+    return Scales(
+        positive_numbers(next(given), system.outputs, "observation_scale"),
+        positive_numbers(next(given), system.inputs, "action_scale"),
+    )
+
+
+def _seen(system: Realization, scales: Scales) -> Realization:
+    """Return a loop between scaled signals, rounded: enough to search on, as every find is tried in raw units."""
+    if scales.trivial:
+        return system
+    into, out = scales.action[None, :], 1.0 / scales.observation[:, None]
+    with np.errstate(over="ignore"):  # refused below
+        b, c, d = system.B * into, out * system.C, out * system.D * into
+    if not all(np.isfinite(matrix).all() for matrix in (b, c, d)):
+        raise ValueError("the scales are too large or too small for this plant: a scaled entry overflows")
+    return replace(system, b=MidRad(b), c=MidRad(c), d=MidRad(d))
+
+
 def _is_scalar(system: Realization) -> bool:
     return system.inputs == system.outputs == 1
 
 
-def _real_number(loop: NominalLoop, norm: HinfNorm) -> Destabilization | None:
+def _real_number(loop: NominalLoop, norm: HinfNorm, scales: Scales) -> Destabilization | None:
     """Return the first unstable k beyond the nearer end of the proved interval, then beyond the other one."""
     assert loop.system is not None
     for k in sorted(scalar_ends(loop.system, norm), key=abs):
         delta = np.full((1, 1), k)
-        found = _scaled_until_unstable(loop, LinearPolicy.static(delta), abs(k), delta)
+        size = abs(k) * float(scales.observation[0] / scales.action[0])
+        found = _scaled_until_unstable(loop, LinearPolicy.static(delta), size, delta)
         if found is not None:
             return found
     return None
 
 
-def _complex(loop: NominalLoop, omega: float) -> Destabilization | None:
-    assert loop.system is not None
-    delta = worst_matrix(loop.system.response(omega))
+def _complex(loop: NominalLoop, seen: Realization, omega: float, scales: Scales) -> Destabilization | None:
+    delta = worst_matrix(seen.response(omega))
     if not np.isfinite(delta).all():
         return None
-    policy = all_pass(delta, omega, loop.plant.sample_time)
-    return _scaled_until_unstable(loop, policy, float(np.linalg.norm(delta, 2)), delta)
+    policy = scales.raw_policy(all_pass(delta, omega, loop.plant.sample_time))
+    return _scaled_until_unstable(loop, policy, float(np.linalg.norm(delta, 2)), scales.raw_gain(delta))
 
 
-def _real(loop: NominalLoop, peak: float) -> Destabilization | None:
+def _real(loop: NominalLoop, seen: Realization, peak: float, scales: Scales) -> Destabilization | None:
     """Look for the frequency of the smallest real Δ on a grid, and refine it."""
-    system = loop.system
-    assert system is not None
+    system = seen
     p, m = system.outputs, system.inputs
     sweep = ModalSweep.of(PopovForm(system, MidRad.eye(p), MidRad.zeros(p, m), MidRad.zeros(m, m)))
     grid = np.zeros(1) if sweep is None else sweep.grid()
@@ -181,7 +211,8 @@ def _real(loop: NominalLoop, peak: float) -> Destabilization | None:
         if best is None:
             return None
         left, right = grid[max(k - 1, 0)], grid[min(k + 1, len(grid) - 1)]
-        found = _scaled_until_unstable(loop, LinearPolicy.static(best), sizes[k], best)
+        raw = scales.raw_gain(best)
+        found = _scaled_until_unstable(loop, LinearPolicy.static(raw), sizes[k], raw)
         if right - left <= 1e-10 * right or (found is not None and grid[k] in (0.0, top)):
             break
         grid = np.unique(np.append(np.linspace(left, right, 13), grid[k]))

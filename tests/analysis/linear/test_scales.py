@@ -26,6 +26,7 @@ from lipctrl.analysis import (
     own_ball,
     stability_radius,
     structured_test,
+    worst_deviation,
 )
 from lipctrl.analysis.scales import outer_powers
 from tests.analysis.linear.systems import random_system
@@ -334,3 +335,36 @@ def test_extreme_scales_are_refused_or_left_out():
     assert abs(scaled.D[0, 0] - 2.0**-200) <= scaled.d.radius()[0, 0]
     system, ball, scales = in_own_units(plant, IncrementalBall([[0.0, 0.0]], 1.0))
     assert (system is plant, scales.trivial, ball.radius) == (True, True, 1.0)
+
+
+@pytest.mark.parametrize("field", ["complex", "real"])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_worst_deviation_is_the_smallest_in_the_sizes_that_were_given(seed, field):
+    rng = np.random.default_rng(seed)
+    n, m, p = (int(k) for k in rng.integers(1, 4, 3))
+    a = rng.standard_normal((n, n))
+    a -= (np.linalg.eigvals(a).real.max() + 0.3) * np.eye(n)
+    s, size = 10.0 ** rng.uniform(-3, 3, p), 10.0 ** rng.uniform(-3, 3, m)
+    b, c = rng.standard_normal((n, m)) / size, s[:, None] * rng.standard_normal((p, n))
+    plant = control.ss(a, b, c, np.zeros((p, m)))
+    scaled = control.ss(a, b * size, c / s[:, None], np.zeros((p, m)))
+    worst = worst_deviation(plant, field=field, observation_scale=s, action_scale=size)
+    # Of an equal loop in units of one, and no smaller than what is proved for these sizes.
+    assert worst.value == pytest.approx(worst_deviation(scaled, field=field).value, rel=1e-6)
+    proved = stability_radius(plant, field=field, observation_scale=s, action_scale=size)
+    assert 0.0 < proved <= worst.value * (1.0 + 1e-9)
+    # In raw units it destabilises the raw plant, and has that size between scaled signals.
+    assert np.linalg.norm(worst.matrix * s / size[:, None], 2) == pytest.approx(worst.value, rel=1e-6)
+    inside, outside = worst.simulate().growth
+    assert inside < 1.0 < outside
+    if field == "real":
+        assert np.linalg.eigvals(a + (1.0 + 1e-6) * b @ worst.matrix @ c).real.max() > 0.0
+
+
+def test_sizes_of_a_deviation_are_positive_numbers_that_fit():
+    plant = control.tf([1.0], [1.0, 1.0])
+    for sizes in ([1.0, 2.0], 0.0, -1.0, math.nan, "a", [[1.0]]):
+        with pytest.raises(ValueError, match=r"observation_scale is .*; expected 1 positive finite numbers"):
+            worst_deviation(plant, observation_scale=sizes)
+    with pytest.raises(ValueError, match="overflows"):
+        worst_deviation(control.ss([[-1.0]], [[1e200]], [[1.0]], [[0.0]]), action_scale=1e200)

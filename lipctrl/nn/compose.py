@@ -376,6 +376,7 @@ class Feedback(Combinator):
 
     def fold(self) -> Explicit:
         like = next(self.blocks.parameters())
-        steps = math.ceil(math.log(torch.finfo(like.dtype).eps) / math.log(self.gains()[0]))
+        loop, eps = self.gains()[0], torch.finfo(like.dtype).eps
+        steps = math.ceil(math.log(eps) / math.log(loop)) if loop > 0.0 else 1
         count = torch.tensor(min(max(steps, 1), 500))
         return Combination("feedback", self.folds(), (count,))

@@ -50,6 +50,7 @@ class Recursive(Combinator):
         self.blocks, width = certified([block], "Recursive"), self_map(block, "Recursive")
         if block.norm != "l2":
             raise ValueError("Recursive nests blocks with an l2 bound; an linf bound does not fit its energy")
+        positive_gain(block.lipschitz, "the gain of the nested block")
         self.lipschitz, self.width = positive_gain(lipschitz), width
         self.split = Semiorthogonal(self.width, in_features + self.width)
         self.mix = Semiorthogonal(out_features, in_features + self.width)
@@ -71,19 +72,19 @@ class Recursive(Combinator):
             {0: gain * skip, 1: head * write / inner},
             self.output_bias,
             gain,
-            _Witness(gain),
+            _Witness(gain, inner),
             n,
         )
 
 
 class _Witness:
-    """The single multiplier of the nested map of gain γ: λ = L / 2γ²."""
+    """The single multiplier of the nested map of gain γ: λ = L / 2γ²; a map below γ, zero included, needs no other."""
 
-    def __init__(self, gain: float) -> None:
-        self.gain = gain
+    def __init__(self, gain: float, inner: float) -> None:
+        self.gain, self.inner = gain, inner
 
     def __call__(self, layers: Sequence[Layer], output: Output) -> Sequence[Any]:
         (layer,) = layers
         part = layer.activation
         assert isinstance(part, Certificate)
-        return [np.full(len(layer.bias), 0.5 * self.gain / part.gain**2)]
+        return [np.full(len(layer.bias), 0.5 * self.gain / max(part.gain, self.inner) ** 2)]

@@ -138,3 +138,27 @@ def test_linf_blocks_compose_in_linf():
     assert lipctrl.check(certificate).ok
     assert certificate.norm == "linf"
     assert certificate.gain <= net.lipschitz == 2.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shrink", [0.0, 1e-30, 1e-3])
+def test_a_nested_block_far_below_its_gain_is_certified(dtype, shrink):
+    """Weights of zero ended in a division by zero: the multiplier was that of the proved gain, not of the promised one."""
+    torch.manual_seed(0)
+    network = nn.Recursive(nn.AOLLayer(3, 3, activation="relu"), 2, 2, lipschitz=3.0).to(dtype)
+    with torch.no_grad():
+        network.blocks[0].weight.mul_(shrink)
+    certificate = network.certificate()
+    assert certificate.gain <= 3.0
+    assert lipctrl.check(certificate).ok
+
+
+def test_a_block_that_promises_the_gain_zero():
+    """It divides a nested block, which is refused; a loop of gain zero needs one step, not the logarithm of zero."""
+    nothing = nn.Scale(nn.OrthogonalLinear(2, 2), 0.0)
+    with pytest.raises(ValueError, match="gain of the nested block is 0"):
+        nn.Recursive(nothing, 2, 2)
+    loop = nn.Feedback(nothing, nn.OrthogonalLinear(3, 2))
+    x = torch.randn(4, 3, requires_grad=True)
+    torch.testing.assert_close(loop(x), loop.blocks[1](x))
+    assert lipctrl.check(loop.certificate()).ok

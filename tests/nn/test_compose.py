@@ -143,7 +143,7 @@ def test_linf_blocks_compose_in_linf():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shrink", [0.0, 1e-30, 1e-3])
 def test_a_nested_block_far_below_its_gain_is_certified(dtype, shrink):
-    """Weights of zero ended in a division by zero: the multiplier was that of the proved gain, not of the promised one."""
+    """Weights of zero ended in a division by zero: the multiplier was that of the proved gain, not the promised one."""
     torch.manual_seed(0)
     network = nn.Recursive(nn.AOLLayer(3, 3, activation="relu"), 2, 2, lipschitz=3.0).to(dtype)
     with torch.no_grad():

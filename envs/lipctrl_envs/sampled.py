@@ -58,6 +58,24 @@ class SampledModel:
         )
 
 
+def _left_out(env: gymnasium.Env[Any, Any]) -> list[str]:
+    """Return the names of the wrappers, those aside that `gymnasium.make` puts around every environment."""
+    from gymnasium import Wrapper, wrappers
+
+    usual = (
+        wrappers.OrderEnforcing,
+        wrappers.PassiveEnvChecker,
+        wrappers.RecordEpisodeStatistics,
+        wrappers.TimeLimit,
+    )
+    layer: Any = env
+    found = []
+    while isinstance(layer, Wrapper):
+        found += [] if isinstance(layer, usual) else [type(layer).__name__]
+        layer = layer.env
+    return found
+
+
 def sample_model(
     env: gymnasium.Env[Any, Any],
     state: Any = None,
@@ -100,6 +118,12 @@ def sample_model(
     system = step.linearize(state, action, "auto")
     point, u = step.operating_point(state, action)
     notes: list[str] = []
+    wrapped = _left_out(env)
+    if wrapped:
+        notes.append(
+            f"the model is of the environment inside {', '.join(wrapped)}: what these do to observations and actions "
+            "is not in it"
+        )
     if isinstance(step, StateStep) and step.time_step() is None:
         notes.append("the environment gives no length of its step: frequencies are in radians a step")
     rng = np.random.default_rng(seed)

@@ -18,6 +18,7 @@ from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.report import StabilityReport, TestResult
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.certificate import Certificate
+from lipctrl.wrappers import require_raw_units
 
 # Rows up to which the structured inequality is tried unasked; beyond, it takes many seconds.
 _STRUCTURED_ROWS = 80
@@ -136,6 +137,7 @@ def _margins(system: Realization, ball: Ball, test: BallTest, *, every: bool) ->
 
 
 def _read_plant(plant: Any) -> tuple[Realization, str, tuple[str, ...]]:
+    require_raw_units(plant)
     source = getattr(plant, "unwrapped", plant)
     linearize = getattr(source, "linearize", None)
     if not callable(linearize) and hasattr(source, "action_space"):
@@ -163,7 +165,10 @@ def _read_plant(plant: Any) -> tuple[Realization, str, tuple[str, ...]]:
 
 
 def _size(system: Realization) -> str:
-    return f"{system.states} states, {system.inputs} inputs, {system.outputs} outputs, {system.timebase}"
+    inputs, outputs = (
+        f" ({', '.join(names)})" if names else "" for names in (system.input_names, system.output_names)
+    )
+    return f"{system.states} states, {system.inputs} inputs{inputs}, {system.outputs} outputs{outputs}, {system.timebase}"
 
 
 def _ball_result(ball: IncrementalBall, test: BallTest) -> TestResult:

@@ -16,6 +16,7 @@ from lipctrl.analysis.rest import Rest, enclosed_rest
 from lipctrl.analysis.slope_loop import SlopeLoop
 from lipctrl.arithmetic import Enclosure
 from lipctrl.rules.ranges import Interval, slope_range
+from lipctrl.wrappers import require_raw_units
 
 _ARRAYS = ("A", "B", "B_w", "C_z", "D_zu", "lower", "upper", "z_max", "C", "D_w", "y_0")
 
@@ -49,6 +50,7 @@ def read_form(plant: Any) -> Any:
     ValueError
         When there is no form, it holds NaN, or its own algebraic loop (D_w and D_zu both non-zero) is not covered.
     """
+    require_raw_units(plant)
     form: Any = plant
     for path in (("unwrapped", "plant"), ("plant",)):
         found: Any = plant

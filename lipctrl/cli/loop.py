@@ -20,14 +20,17 @@ def environment_of(path: Path) -> Any:
     import gymnasium
 
     from lipctrl.runs import load_run
-    from lipctrl.training.environments import EnvironmentFailedError, blamed
+    from lipctrl.training.environments import EnvironmentFailedError, blamed, making
+    from lipctrl.wrappers import require_raw_units
 
     config = load_run(path).config
     options = config["env_options"] if config["trained_on"] == config["env_id"] else {}
-    env = gymnasium.make(config["trained_on"], **options)
-    if hasattr(env.unwrapped, "plant"):
-        return env
+    with making(config["trained_on"], options):
+        env = gymnasium.make(config["trained_on"], **options)
     try:
+        require_raw_units(env)
+        if hasattr(env.unwrapped, "plant"):
+            return env
         # Found by name, like every environment: controllers and environments do not import each other.
         with blamed(config["env_id"], "its linearisation", but=(ModuleNotFoundError, TypeError, ValueError)):
             return importlib.import_module("lipctrl_envs").sample_model(env)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lipctrl.training.arguments import named_values
+from lipctrl.wrappers import first_other, harmless_wrappers
 
 if TYPE_CHECKING:
     import gymnasium
@@ -65,7 +66,7 @@ class Task:
     ----------
     env_id : the name that Gymnasium takes, with its module prefix.
     options : keywords of the environment.
-    plant : the differentiable dynamics, None for a black box.
+    plant : the differentiable dynamics; None for a black box, and where a wrapper stands before the plant.
     twin : the name of the torch copy that stands for a foreign environment in training, or None.
     observation_size, action_size : dimensions.
     action_limit : (m,) half the width of the action box, inf where it has an open side.
@@ -167,6 +168,9 @@ def _plant_of(env: gymnasium.Env, env_id: str, options: dict[str, Any]) -> tuple
             f"{env_id} was given max_episode_steps; the length of its episodes is its own parameter: give "
             f"horizon={options['max_episode_steps']}"
         )
+    if plant is not None and first_other(env, harmless_wrappers()) is not None:
+        # What stands between changes what is seen, done or earned, and training would step the plant without it.
+        plant = None
     if plant is not None or options or importlib.util.find_spec("lipctrl_envs") is None:
         return plant, None
     twin = TWINS.get(env_id)

@@ -6,24 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from lipctrl.wrappers import first_other, unit_keeping_wrappers
+
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-# Wrappers that neither scale nor shift: the units that the model sees are those of the environment.
-_HARMLESS: tuple[type, ...] = (
-    gymnasium.RewardWrapper,
-    gymnasium.wrappers.Autoreset,
-    gymnasium.wrappers.ClipAction,
-    gymnasium.wrappers.FlattenObservation,
-    gymnasium.wrappers.HumanRendering,
-    gymnasium.wrappers.NormalizeReward,
-    gymnasium.wrappers.OrderEnforcing,
-    gymnasium.wrappers.PassiveEnvChecker,
-    gymnasium.wrappers.RecordEpisodeStatistics,
-    gymnasium.wrappers.RecordVideo,
-    gymnasium.wrappers.RenderCollection,
-    gymnasium.wrappers.TimeLimit,
-)
 # What can be asked of environments in other processes, whose wrappers cannot be looked at.
 _SCALING: tuple[type, ...] = (
     gymnasium.wrappers.NormalizeObservation,
@@ -46,11 +33,9 @@ def refuse_hidden_factors(model: BaseAlgorithm, trusted: tuple[type, ...]) -> No
     from stable_baselines3.common.monitor import Monitor
 
     for env in getattr(outer, "envs", []):
-        layer = env
-        while isinstance(layer, gymnasium.Wrapper):
-            if not isinstance(layer, (Monitor, *_HARMLESS, *trusted)):
-                raise _hidden(type(layer))
-            layer = layer.env
+        kind = first_other(env, (Monitor, *unit_keeping_wrappers(), *trusted))
+        if kind is not None:
+            raise _hidden(kind)
 
 
 def _below_vector_wrappers(outer: Any, trusted: tuple[type, ...]) -> Any:

@@ -65,3 +65,18 @@ def test_public_names_stand_on_one_page(package):
     }
     assert public
     assert {name: listed[id(value)] for name, value in public.items() if listed[id(value)] != 1} == {}
+
+
+def test_the_page_of_networks_names_every_parametrisation_and_activation():
+    from lipctrl import activations
+    from lipctrl.nn.resnet import TRUNKS
+
+    page = (PAGES / "networks.md").read_text(encoding="utf-8").split(":::")[0]
+    rows = re.findall(r"^\| (`.*`) \| \[", page, re.M)
+    assert {name for row in rows for name in re.findall(r"`([\w-]+)`", row)} == set(TRUNKS)
+    plain, families = re.findall(r"^- (`.*?)(?:;|: another)", page, re.M | re.S)
+    assert re.findall(r"`(\w+)`", plain) == list(activations._PLAIN)
+    listed = re.findall(r"`(\w+)` \(([\w, ]+)\)", families)
+    assert [(name, words.split(", ")) for name, words in listed] == [
+        (name, list(fields)) for name, (_, fields) in activations._FAMILIES.items()
+    ]

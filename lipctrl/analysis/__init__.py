@@ -3,7 +3,7 @@
 Names are loaded on first use, so that a check of one criterion does not pay for the others. Where to look among the
 files; in each group what users call comes first, and what it is made of after the semicolon:
 
-- one call: closed_loop; report, verdict, units
+- one call: closed_loop; report, verdict, units, names
 - what is analysed: plant, ball, scales, linearize; canonical, interconnection, loop, policy_graph, lure_loop
 - H∞ norms: hinf; cover, modal, delay_chains, discs, spectrum
 - quadratic forms over all frequencies, which most proofs of LTI loops use: popov, popov_minimum, popov_levels;
@@ -23,7 +23,7 @@ files; in each group what users call comes first, and what it is made of after t
 - choosing a gain: synthesis
 - attacks on loops: falsify
 - classical margins: classical
-- arguments, arithmetic and searches that others share: arguments, midrad, frequencies, descent, lmi
+- arguments, arithmetic and searches that others share: arguments, midrad, names, frequencies, descent, lmi
 """
 
 from __future__ import annotations

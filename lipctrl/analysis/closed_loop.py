@@ -168,7 +168,8 @@ def _size(system: Realization) -> str:
     inputs, outputs = (
         f" ({', '.join(names)})" if names else "" for names in (system.input_names, system.output_names)
     )
-    return f"{system.states} states, {system.inputs} inputs{inputs}, {system.outputs} outputs{outputs}, {system.timebase}"
+    signals = f"{system.inputs} inputs{inputs}, {system.outputs} outputs{outputs}"
+    return f"{system.states} states, {signals}, {system.timebase}"
 
 
 def _ball_result(ball: IncrementalBall, test: BallTest) -> TestResult:

@@ -18,6 +18,7 @@ from lipctrl.analysis.destabilize import (
     MarginSimulation,
     linear_loop,
     oscillation,
+    with_names_of,
 )
 from lipctrl.analysis.falsify_linear import (
     STEPS,
@@ -29,6 +30,7 @@ from lipctrl.analysis.falsify_linear import (
 from lipctrl.analysis.lag import LagSearch
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.names import listed_by_name
 from lipctrl.analysis.pade_delay import pade
 from lipctrl.analysis.phase import ball_member, certified_angle, certified_loop, in_hertz, rotated_response
 from lipctrl.analysis.plant import Realization
@@ -73,6 +75,7 @@ class DelayMargin:
     note: str = ""
     scope: tuple[str, ...] = ()
     counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
+    channel_names: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
 
     def simulate(self) -> MarginSimulation:
         """Simulate the loop just inside and just outside the falsified delay; ValueError where there is none.
@@ -101,7 +104,8 @@ class DelayMargin:
             text += f" ({self.samples} samples; {self.fractional:.4g} by the phase)"
         text += f", limited at {in_hertz(self.frequency)}"
         if self.channels:
-            text += ", single channels " + ", ".join(f"{d:.6g} {self._unit}" for d in self.channels)
+            each = (f"{d:.6g} {self._unit}" for d in self.channels)
+            text += ", single channels " + listed_by_name(each, self.channel_names)
         text = with_scope(text, self.scope)
         text = text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
         return in_units(text, self.counts_samples)
@@ -138,14 +142,14 @@ def incremental_delay_margin(sys: Any, policy: Any, *, channels: bool = False) -
     margin = _margin(loop, ball, np.eye(ball.actions), falsify=True)
     margin = replace(
         margin,
-        destabilization=scales.raw_destabilization(margin.destabilization),
+        destabilization=with_names_of(scales.raw_destabilization(margin.destabilization), loop.plant),
         scope=ball.scope,
         counts_samples=loop.plant.counts_samples,
     )
     if not channels:
         return margin
     each = [_margin(loop, ball, np.diag(row), falsify=False).delay for row in np.eye(ball.actions)]
-    return replace(margin, channels=tuple(each))
+    return replace(margin, channels=tuple(each), channel_names=loop.plant.input_names)
 
 
 def _margin(loop: NominalLoop, ball: IncrementalBall, chosen: np.ndarray, *, falsify: bool) -> DelayMargin:

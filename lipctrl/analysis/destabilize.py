@@ -7,7 +7,7 @@ import importlib
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,9 @@ def linear_loop(plant: Realization, policy: LinearPolicy) -> LinearLoop | None:
 class MarginSimulation:
     """Outputs of a loop with a perturbation a little smaller and a little larger than the one that destabilises.
 
-    `time` (N,) [s] (samples for dt=True), `inside` and `outside` (N, outputs), from the same state;
-    `inside_value`, `outside_value` are the sizes of the perturbation, in `unit`.
+    `time` (N,) [s] (samples where `counts_samples`: dt=True), `inside` and `outside` (N, outputs), from the same state;
+    `inside_value`, `outside_value` are the sizes of the perturbation, in `unit`; `output_names` are the plant's
+    output_labels, empty where it has none.
     """
 
     time: np.ndarray
@@ -108,6 +109,20 @@ class MarginSimulation:
     unit: str
     frequency: float
     sample_time: float
+    output_names: tuple[str, ...] = ()
+    counts_samples: bool = False
+
+    @property
+    def largest(self) -> int:
+        """Return which output grows largest outside."""
+        return int(np.argmax(np.abs(self.outside).max(axis=0)))
+
+    def name_of(self, output: int) -> str:
+        """Return the name of an output, primed for the second copy of a plant; y1, y2, … where they have none."""
+        if not self.output_names:
+            return f"y{output + 1}"
+        copy, index = divmod(output, len(self.output_names))
+        return self.output_names[index] + "'" * copy
 
     @property
     def growth(self) -> tuple[float, float]:
@@ -123,8 +138,9 @@ class MarginSimulation:
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
         inside, outside = self.growth
+        named = f" {self.name_of(self.largest)}" if self.output_names else ""
         return (
-            f"{self.quantity} {self.inside_value:.6g}{unit}: the output shrinks to {inside:.3g} of its size; "
+            f"{self.quantity} {self.inside_value:.6g}{unit}: the output{named} shrinks to {inside:.3g} of its size; "
             f"{self.outside_value:.6g}{unit}: it grows to {outside:.3g} times"
         )
 
@@ -157,6 +173,7 @@ class Destabilization:
     matrix: np.ndarray | None = field(default=None, repr=False)
     loop: Callable[[float], LinearLoop | None] | None = field(default=None, repr=False, compare=False)
     counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
+    output_names: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
@@ -214,6 +231,8 @@ class Destabilization:
             unit=self.unit,
             frequency=self.frequency,
             sample_time=outside.sample_time,
+            output_names=self.output_names,
+            counts_samples=self.counts_samples,
         )
 
 
@@ -242,6 +261,13 @@ def oscillation(pole: complex, sample_time: float) -> float:
     return abs(cmath.phase(pole)) / sample_time if sample_time else abs(pole.imag)
 
 
+def with_names_of(found: Destabilization | None, plant: Realization) -> Destabilization | None:
+    """Return what destabilises a plant with the names of the outputs through which it is seen, and the unit of time."""
+    if found is None:
+        return None
+    return replace(found, output_names=plant.output_names, counts_samples=plant.counts_samples)
+
+
 def policy_destabilization(
     plant: Realization,
     policy_at: Callable[[float], LinearPolicy],
@@ -266,4 +292,5 @@ def policy_destabilization(
         matrix=matrix,
         loop=lambda size: linear_loop(plant, policy_at(size)),
         counts_samples=plant.counts_samples,
+        output_names=plant.output_names,
     )

@@ -18,6 +18,7 @@ from lipctrl.analysis.falsify_linear import STEPS, LinearPolicy, unstable_pole
 from lipctrl.analysis.interconnection import open_loop
 from lipctrl.analysis.loop import close_loop
 from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.names import listed_by_name
 from lipctrl.analysis.periodic import periodic_destabilization
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.pointwise import pointwise_alpha
@@ -91,6 +92,9 @@ class DiskMargin(DiskEnds):
             f"gain {low:.4g} … {high:.4g} ({decibel[0]:.2f} … {decibel[1]:.2f} dB){self._limit()}, "
             f"phase ±{math.degrees(self.phase_margin):.2f}°{self._varying_text()}"
         )
+        if self.channels:
+            each = (f"α ≥ {margin.alpha:.6g}" for margin in self.channels)
+            text += "; single channels " + listed_by_name(each, self.channel_names)
         return in_units(text, self.counts_samples)
 
     def _limit(self) -> str:
@@ -224,4 +228,5 @@ def _margin(loop: Realization, channels: tuple[int, ...], skew: float) -> DiskMa
         loop=loop if len(channels) == loop.outputs else None,
         varying=moving,
         counts_samples=loop.counts_samples,
+        channel_names=tuple(loop.output_names[i] for i in channels) if loop.output_names else (),
     )

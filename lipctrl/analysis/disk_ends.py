@@ -32,6 +32,7 @@ class DiskEnds:
     phase_margin : [rad], certified in every channel by `alpha`.
     frequency : where `alpha` is tightest [rad/s].
     varying : what destabilises at `falsified_varying`, where it varies in time.
+    channel_names : the plant's labels of the channels that are perturbed, empty where it has none.
     """
 
     alpha: float
@@ -43,6 +44,7 @@ class DiskEnds:
     frequency: float
     varying: Destabilization | None = field(default=None, repr=False, compare=False, kw_only=True)
     counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
+    channel_names: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
 
     def plot(self, *, ax: Any = None) -> Any:
         """Draw gains and phases that are certified together (`lipctrl.plots.disk_margin_plot`); returns the axes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import SpectrumReport, Stability, internal_stability
+from lipctrl.analysis.units import in_units
 from lipctrl.arithmetic import UNIT
 
 # Relative distance of the two bounds that is aimed at, and the one beyond which the level-set test is tried, too.
@@ -38,6 +39,7 @@ class HinfNorm:
     frequency: float
     stability: Stability
     note: str
+    counts_samples: bool = field(default=False, repr=False, compare=False)
 
     def __float__(self) -> float:
         return self.value
@@ -47,10 +49,11 @@ class HinfNorm:
             return f"H∞ norm: inf ({self.note})"
         decibel = "" if self.value == 0.0 else f" ({20.0 * math.log10(self.value):.2f} dB)"
         hertz = self.frequency / (2.0 * math.pi)
-        return (
+        text = (
             f"H∞ norm ≤ {self.value:.9g}{decibel}, ≥ {self.lower:.9g}, "
             f"at {self.frequency:.6g} rad/s ({hertz:.6g} Hz)"
         )
+        return in_units(text, self.counts_samples)
 
 
 def hinf_norm(sys: Any) -> HinfNorm:
@@ -86,7 +89,8 @@ def hinf_norm(sys: Any) -> HinfNorm:
     system = as_realization(sys, "sys")
     balanced, _ = system.balanced()
     spectrum = internal_stability(system.a, discrete=system.is_discrete, balanced=balanced.a)
-    return bounded_norm(system, spectrum)
+    found = bounded_norm(system, spectrum)
+    return replace(found, counts_samples=True) if system.counts_samples else found
 
 
 def bounded_norm(system: Realization, spectrum: SpectrumReport) -> HinfNorm:

@@ -10,7 +10,12 @@ import numpy as np
 
 from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.blocks import realized_blocks
-from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
+from lipctrl.analysis.destabilize import (
+    Destabilization,
+    MarginSimulation,
+    policy_destabilization,
+    with_names_of,
+)
 from lipctrl.analysis.disk import finite_skew
 from lipctrl.analysis.disk_ends import DiskEnds, disk_policy, gain_interval, phase_of_disk
 from lipctrl.analysis.disk_falsifier import SingularDisks, smallest_disks
@@ -18,6 +23,7 @@ from lipctrl.analysis.disk_loop import DiskLoop
 from lipctrl.analysis.falsify_linear import WIDE_STEPS, LinearPolicy, unstable_pole
 from lipctrl.analysis.loop import NominalLoop
 from lipctrl.analysis.midrad import MidRad, block
+from lipctrl.analysis.names import listed_by_name
 from lipctrl.analysis.periodic import periodic_destabilization
 from lipctrl.analysis.phase import certified_loop, in_hertz
 from lipctrl.analysis.plant import Realization
@@ -69,7 +75,8 @@ class IncrementalDiskMargin(DiskEnds):
             f"±{math.degrees(self.phase_margin):.2f}°, tightest at {in_hertz(self.frequency)}"
         )
         if self.channels:
-            text += ", single channels α ≤ " + ", ".join(f"{a:.6g}" for a in self.channels)
+            each = (f"{a:.6g}" for a in self.channels)
+            text += ", single channels α ≤ " + listed_by_name(each, self.channel_names)
         text = with_scope(text, self.scope)
         if self.destabilization is not None:
             text += f"; falsified {self.destabilization}"
@@ -133,10 +140,11 @@ def incremental_disk_margin(sys: Any, policy: Any, skew: float = 0.0) -> Increme
         phase_margin=phase_of_disk(found.alpha, skew),
         frequency=found.frequency,
         scaling=scaling,
-        destabilization=scales.raw_destabilization(fixed),
+        destabilization=with_names_of(scales.raw_destabilization(fixed), loop.plant),
         varying=scales.raw_destabilization(moving, np.concatenate([scales.action, scales.observation])),
         scope=ball.scope,
         counts_samples=loop.plant.counts_samples,
+        channel_names=loop.plant.input_names,
     )
     if len(every) == 1:
         return margin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,8 @@ def series(last: Realization, first: Realization) -> Realization:
         sample_time,
         timebase,
         static=last.static and first.static,
+        input_names=first.input_names,
+        output_names=last.output_names,
     )
 
 
@@ -32,7 +35,9 @@ def open_loop(plant: Realization, gain: Realization) -> Realization:
             f"gain maps {gain.inputs} outputs of the plant to {gain.outputs} inputs; sys has {plant.outputs} outputs "
             f"and {plant.inputs} inputs, so gain must have shape ({plant.inputs}, {plant.outputs})"
         )
-    return series(plant, gain)
+    loop = series(plant, gain)
+    # The loop is broken where the one's outputs enter the other: either may have names for these signals.
+    return replace(loop, output_names=plant.output_names or gain.input_names)
 
 
 def chain(systems: list[Realization]) -> Realization:

@@ -47,7 +47,8 @@ class NominalLoop:
         if self.system is None or self.spectrum is None:
             note = "I - K₀D is not provably invertible"
             return HinfNorm(math.inf, math.inf, math.inf, Stability.UNDECIDED, note)
-        return bounded_norm(self.system, self.spectrum)
+        found = bounded_norm(self.system, self.spectrum)
+        return replace(found, counts_samples=True) if self.plant.counts_samples else found
 
 
 def nominal_loop(plant: Any, center: Any) -> NominalLoop:

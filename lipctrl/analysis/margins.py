@@ -21,6 +21,7 @@ from lipctrl.analysis.falsify_linear import (
 )
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.names import listed_by_name
 from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.scales import Scales
 from lipctrl.analysis.units import in_units
@@ -100,6 +101,11 @@ class GainMargin:
             f"certified {self.lower:.6g} … {more}{self.upper:.6g} ({self.lower_db:.2f} … {self.upper_db:.2f} dB), "
             f"ends at {_hertz(self.frequency[0])} and {_hertz(self.frequency[1])}"
         )
+        if self.channels:
+            each = (f"{low:.6g} … {high:.6g}" for low, high in self.channels)
+            text += ", single channels " + listed_by_name(
+                each, () if self.plant is None else self.plant.input_names
+            )
         outside = [f"falsified {f}" for f in self.falsifiers]
         text = "; ".join([with_scope(text, self.scope), *outside])
         return in_units(text, self.plant is not None and self.plant.counts_samples)

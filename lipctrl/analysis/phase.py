@@ -11,7 +11,12 @@ import numpy as np
 from lipctrl.analysis.arguments import one_of
 from lipctrl.analysis.ball import IncrementalBall, global_ball, with_scope
 from lipctrl.analysis.continuation import Path, Quadratic, march
-from lipctrl.analysis.destabilize import Destabilization, MarginSimulation, policy_destabilization
+from lipctrl.analysis.destabilize import (
+    Destabilization,
+    MarginSimulation,
+    policy_destabilization,
+    with_names_of,
+)
 from lipctrl.analysis.falsify_linear import (
     STEPS,
     LinearPolicy,
@@ -22,6 +27,7 @@ from lipctrl.analysis.falsify_linear import (
 )
 from lipctrl.analysis.loop import NominalLoop, judge, nominal_loop
 from lipctrl.analysis.midrad import MidRad
+from lipctrl.analysis.names import listed_by_name
 from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 
@@ -74,6 +80,7 @@ class PhaseMargin:
     channels: tuple[float, ...] = ()
     scope: tuple[str, ...] = ()
     counts_samples: bool = field(default=False, repr=False, compare=False, kw_only=True)
+    channel_names: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
 
     @property
     def degrees(self) -> float:
@@ -93,7 +100,8 @@ class PhaseMargin:
             return with_scope("certified for any phase", self.scope)
         text = f"certified ±{self.angle:.6g} rad (±{self.degrees:.2f}°), end at {in_hertz(self.frequency)}"
         if self.channels:
-            text += ", single channels " + ", ".join(f"±{math.degrees(a):.2f}°" for a in self.channels)
+            each = (f"±{math.degrees(a):.2f}°" for a in self.channels)
+            text += ", single channels " + listed_by_name(each, self.channel_names)
         text = with_scope(text, self.scope)
         text = text if self.destabilization is None else f"{text}; falsified {self.destabilization}"
         return in_units(text, self.counts_samples)
@@ -146,14 +154,14 @@ def incremental_phase_margin(
     margin = replace(
         margin,
         perturbation=None if margin.perturbation is None else scales.raw_gain(margin.perturbation),
-        destabilization=scales.raw_destabilization(margin.destabilization),
+        destabilization=with_names_of(scales.raw_destabilization(margin.destabilization), loop.plant),
         scope=ball.scope,
         counts_samples=loop.plant.counts_samples,
     )
     if not channels:
         return margin
     each = tuple(certified_angle(loop, ball, np.diag(row))[0] for row in np.eye(ball.actions))
-    return replace(margin, channels=each)
+    return replace(margin, channels=each, channel_names=loop.plant.input_names)
 
 
 def certified_loop(sys: Any, ball: IncrementalBall, where: str) -> NominalLoop:

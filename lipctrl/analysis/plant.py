@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from lipctrl.analysis.arguments import real_array
 from lipctrl.analysis.canonical import canonical_form
 from lipctrl.analysis.midrad import MidRad, block, equilibrate
+from lipctrl.analysis.names import given_names
 from lipctrl.arithmetic import UNIT
 
 
@@ -33,6 +34,9 @@ class Realization:
     static: bool = False
     # Whether modes may appear more often than the input-output map needs: a transfer matrix realised by entries.
     redundant: bool = False
+    # What the user calls the signals; empty where nobody named them.
+    input_names: tuple[str, ...] = field(default=(), compare=False)
+    output_names: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def A(self) -> np.ndarray:
@@ -90,8 +94,7 @@ class Realization:
         rows, columns = 1.0 / t[:, None], t[None, :]
         a = self.a.rescaled(rows * columns)
         b, c = (m.rescaled(np.broadcast_to(t, m.shape)) for m, t in ((self.b, rows), (self.c, columns)))
-        kept = self.d, self.sample_time, self.timebase, self.static, self.redundant
-        return Realization(a, b, c, *kept), t
+        return replace(self, a=a, b=b, c=c), t
 
     def point(self, omega: Any) -> Any:
         """Return jω, or e^{jω·dt} in discrete time, for one frequency or an array of them [rad/s]."""
@@ -137,7 +140,7 @@ def as_realization(plant: Any, name: str = "plant") -> Realization:
     if isinstance(plant, list | tuple) and any(_is_system(cell) for row in plant for cell in _row(row)):
         return _from_nested(plant, name)
     if _is_system(plant):
-        return _from_system(plant, name)
+        return _named(_from_system(plant, name), plant)
     gain = None if plant is None else real_array(plant)
     if gain is None:
         raise ValueError(
@@ -149,6 +152,13 @@ def as_realization(plant: Any, name: str = "plant") -> Realization:
             f"{name} is an array of shape {gain.shape}; a static gain has shape (outputs, inputs)"
         )
     return _static(np.atleast_2d(gain), name)
+
+
+def _named(system: Realization, plant: Any) -> Realization:
+    """Return a realisation with python-control's labels, where the user gave any."""
+    inputs = given_names(getattr(plant, "input_labels", ()), system.inputs)
+    outputs = given_names(getattr(plant, "output_labels", ()), system.outputs)
+    return replace(system, input_names=inputs, output_names=outputs) if inputs or outputs else system
 
 
 def _row(row: Any) -> Any:

@@ -26,6 +26,7 @@ from lipctrl.analysis.plant import Realization, as_realization
 from lipctrl.analysis.popov import PopovForm
 from lipctrl.analysis.popov_minimum import popov_minimum
 from lipctrl.analysis.spectrum import internal_stability
+from lipctrl.analysis.units import in_units
 from lipctrl.analysis.verdict import Verdict
 from lipctrl.arithmetic import UNIT
 
@@ -56,6 +57,7 @@ class ScaledRelativeGraphs:
     omega: np.ndarray = field(repr=False)
     nyquist: np.ndarray = field(repr=False)
     hull: np.ndarray = field(repr=False)
+    counts_samples: bool = field(default=False, repr=False, compare=False)
 
     @property
     def gain(self) -> float:
@@ -75,11 +77,12 @@ class ScaledRelativeGraphs:
         return 0.5 * (ends[0] + ends[1]) + 0.5 * abs(ends[0] - ends[1]) * np.exp(1j * angle)
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.verdict}: {self.reason}; separation ≥ {self.separation:.6g} "
             f"(τ = 1, at {self.frequency:.6g} rad/s), "
             f"≥ {self.separation_all:.6g} (all τ)"
         )
+        return in_units(text, self.counts_samples)
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,17 @@ def scaled_relative_graphs(
     else:
         response, hull = _sampled_graph(system, points), _outline(system, norm)
     return ScaledRelativeGraphs(
-        verdict, reason, (a, b), first.value, every, first.frequency, guard, points, response, hull
+        verdict,
+        reason,
+        (a, b),
+        first.value,
+        every,
+        first.frequency,
+        guard,
+        points,
+        response,
+        hull,
+        counts_samples=system.counts_samples,
     )
 
 

@@ -72,7 +72,8 @@ def disk_margin_plot(
         look = (SKY, 1.0, "also varying in time")
         handles.append(_region(ax, margin.alpha_varying, margin.skew, (gains, phases), look))
     if len(alone) > 1:
-        handles += _outline(ax, weakest, float(alone[weakest]), margin.skew, (gains, phases))
+        name = margin.channel_names[weakest] if margin.channel_names else f"channel {weakest + 1}"
+        handles += _outline(ax, name, float(alone[weakest]), margin.skew, (gains, phases))
     handles += _ends(ax, margin)
     ax.set(
         xlim=(gains[0], gains[-1]), ylim=(0.0, phases[-1]), xlabel="gain of f [dB]", ylabel="phase of f [°]"
@@ -152,11 +153,11 @@ def _region(ax: Axes, alpha: float, skew: float, where: tuple[np.ndarray, np.nda
     return Patch(facecolor=color, edgecolor=CERTIFIED, alpha=opacity, label=name)
 
 
-def _outline(ax: Axes, channel: int, alpha: float, skew: float, where: tuple[np.ndarray, np.ndarray]) -> Any:
+def _outline(ax: Axes, name: str, alpha: float, skew: float, where: tuple[np.ndarray, np.ndarray]) -> Any:
     """Draw the border of the disk of one channel alone; returns what the legend shows of it."""
     inside = _inside(alpha, skew, _polar(*where))
     ax.contour(*where, inside, levels=[0.0], colors=[GREY], linewidths=1.4, linestyles="--")
-    return ax.plot([], [], "--", color=GREY, lw=1.4, label=f"channel {channel + 1} alone: α < {alpha:.4g}")
+    return ax.plot([], [], "--", color=GREY, lw=1.4, label=f"{name} alone: α < {alpha:.4g}")
 
 
 def _ends(ax: Axes, margin: DiskMargin | IncrementalDiskMargin) -> list[Any]:

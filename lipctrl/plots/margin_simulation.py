@@ -30,7 +30,7 @@ def margin_simulation_plot(
     Parameters
     ----------
     simulation : what `.simulate()` of a margin, a radius or a `Destabilization` returns.
-    names : of the plant's outputs with their units, such as `plant.output_labels`; y1, y2, … by default.
+    names : of the plant's outputs with their units; by default the plant's own `output_labels`, else y1, y2, …
 
     Raises
     ------
@@ -49,7 +49,7 @@ def margin_simulation_plot(
     if names is not None and len(names) != outputs:
         raise ValueError(f"names are {list(names)}; expected one for each of the {outputs} outputs")
     ax = axes_or_new(ax)
-    channel = int(np.argmax(np.abs(simulation.outside).max(axis=0)))
+    channel = simulation.largest
     unit = f" {simulation.unit}" if simulation.unit else ""
     draw: dict[str, Any] = {"drawstyle": "steps-post"} if simulation.sample_time else {}
     runs = (
@@ -68,9 +68,9 @@ def margin_simulation_plot(
     ax.set_ylim(-3.1 * size, 3.1 * size)
     ax.set_xlim(simulation.time[0], simulation.time[shown - 1])
     ax.axhline(0.0, color=GREY, lw=1.0)
-    # One sample is a second, or (dt=True) the unit of time itself: "samples" is right for both.
-    clock, rate = ("samples", "rad/sample") if simulation.sample_time == 1.0 else ("s", "rad/s")
-    own = f"output y{channel + 1} [plant's unit]" if outputs > 1 else "output y [plant's unit]"
+    clock, rate = ("samples", "rad/sample") if simulation.counts_samples else ("s", "rad/s")
+    own = simulation.name_of(channel) if simulation.output_names or outputs > 1 else "y"
+    own = own if simulation.output_names else f"output {own} [plant's unit]"
     ax.set(xlabel=f"time [{clock}]", ylabel=own if names is None else names[channel])
     ax.set_title(title or f"Just inside and just outside{_oscillation(simulation, shown, rate)}")
     legend_below(ax, 2)

@@ -183,7 +183,7 @@ def test_no_oscillation_is_told_where_none_is_seen():
     simulation = incremental_gain_margin(PLANT, BALL).simulate("lower")
     split = replace(simulation, frequency=6.6e-9)
     assert plots.margin_simulation_plot(split).get_title("left") == "Just inside and just outside"
-    turning = replace(simulation, frequency=2.0, sample_time=1.0)
+    turning = replace(simulation, frequency=2.0, sample_time=1.0, counts_samples=True)
     assert plots.margin_simulation_plot(turning).get_title("left").endswith(", 2 rad/sample")
 
 

@@ -10,10 +10,12 @@ from lipctrl.analysis import (
     circle_criterion,
     classical_margins,
     disk_margin,
+    hinf_norm,
     incremental_delay_margin,
     incremental_disk_margin,
     incremental_gain_margin,
     incremental_phase_margin,
+    scaled_relative_graphs,
     structured_radius,
     worst_deviation,
 )
@@ -32,6 +34,9 @@ RESULTS = {
     "radius": lambda plant: structured_radius(plant, 0.5),
     "deviation": lambda plant: worst_deviation(plant, 0.5),
     "delay falsifier": lambda plant: incremental_delay_margin(plant, BALL).destabilization,
+    "norm": hinf_norm,
+    "loop's norm": lambda plant: ball_test(plant, BALL).norm,
+    "scaled relative graphs": lambda plant: scaled_relative_graphs(plant, (0.1, 0.4)),
     "gain falsifier": lambda plant: incremental_gain_margin(plant, BALL).destabilization(),
 }
 

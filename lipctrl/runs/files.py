@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+# What file systems answer that lock no folders: network ones, for instance.
+_NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class RunError(RuntimeError):
@@ -51,6 +53,39 @@ def make_folder(path: Path) -> None:
         raise RunError(f"{path} is a file; runs need a folder: choose another") from error
     except OSError as error:
         raise RunError(f"cannot make the run folder {path}: {error.strerror}; choose another") from error
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Keep other processes from writing a run or a sweep into a folder meanwhile; a process that dies holds nothing.
+
+    The folder is made if need be. Where the system or the file system has no locks, nobody is kept out.
+
+    Raises
+    ------
+    RunError
+        When somebody else holds it.
+    """
+    make_folder(folder)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another {what} is writing into {folder}; wait for its end, or choose another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -290,7 +290,7 @@ class RunWriter:
         write_bytes(path, (header + "".join(kept)).encode())
 
     def clear_leftovers(self) -> None:
-        """Remove halves of files that a kill left behind; only one training writes into a folder at a time."""
+        """Remove halves of files that a kill left behind; one training at a time holds the folder."""
         for path in leftovers(self.path):
             path.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lipctrl.policies import LipschitzPolicy, ResidualPolicy
-from lipctrl.runs.files import RunError, as_path
+from lipctrl.runs.files import RunError, as_path, held
 from lipctrl.runs.folder import FORMAT, VERSION, Run, load_run
 from lipctrl.runs.guarantee import StabilityGuarantee
 from lipctrl.runs.session import Callback, Schedule, Session
@@ -120,13 +120,14 @@ def train(
     with _threads(schedule.threads):
         learner = _make(algorithm, policy, task, config, streams, chosen, expert)
         session = Session(path, task, learner, schedule, streams, steps, guarantee, callbacks)
-        if resume:
-            session.restore()
-        else:
-            session.writer.create(
-                _describe(task, algorithm, policy, config, schedule, steps, seed, streams, guarantee)
-            )
-        return session.run(progress)
+        with held(path, "training"):
+            if resume:
+                session.restore()
+            else:
+                session.writer.create(
+                    _describe(task, algorithm, policy, config, schedule, steps, seed, streams, guarantee)
+                )
+            return session.run(progress)
 
 
 def choose_algorithm(name: str, task: Task, residual: bool) -> str:

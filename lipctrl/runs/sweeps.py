@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lipctrl.runs.executor import Outcome, run_jobs
-from lipctrl.runs.files import RunError, as_path, make_folder, read_json
+from lipctrl.runs.files import RunError, as_path, held, read_json
 from lipctrl.runs.member import train_one
 from lipctrl.runs.table import AXES, RESULTS, Row, SweepResult
 from lipctrl.training.arguments import named_values, whole_number
@@ -37,8 +37,8 @@ class Range:
 
     def __post_init__(self) -> None:
         least = 0.0 if self.log else -math.inf
-        numbers = _is_number(self.low) and _is_number(self.high)
-        if not (numbers and least < self.low < self.high < math.inf):
+        low, high = (end if _is_number(end) else math.nan for end in (self.low, self.high))
+        if not (least < low < high < math.inf):
             raise ValueError(
                 f"Range({self.low}, {self.high}, log={self.log}): expected {least} < low < high < inf"
             )
@@ -161,15 +161,15 @@ def sweep(
             "evaluation_seed": evaluation_seed,
             "folder": str((folder / key).absolute()),
         }
-    make_folder(folder)
-    rows = _finished(folder, resume, jobs)
-    left = {key: job for key, job in jobs.items() if key not in rows}
-    for outcome in run_jobs(train_one, left, workers=workers, address=address, max_retries=max_retries):
-        rows[outcome.key] = _row(jobs[outcome.key], outcome)
-        _save(folder, jobs, rows)
-        if on_result is not None:
-            on_result(rows[outcome.key])
-    return _save(folder, jobs, rows)
+    with held(folder, "sweep"):
+        rows = _finished(folder, resume, jobs)
+        left = {key: job for key, job in jobs.items() if key not in rows}
+        for outcome in run_jobs(train_one, left, workers=workers, address=address, max_retries=max_retries):
+            rows[outcome.key] = _row(jobs[outcome.key], outcome)
+            _save(folder, jobs, rows)
+            if on_result is not None:
+                on_result(rows[outcome.key])
+        return _save(folder, jobs, rows)
 
 
 def _points(

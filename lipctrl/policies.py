@@ -20,10 +20,17 @@ __all__ = ["LipschitzPolicy", "ResidualPolicy", "policy_from_spec"]
 Limits = tuple[Any, Any] | float | Any
 
 
+def _real(value: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; expected numbers") from None
+
+
 def _scale(value: Any, features: int, name: str) -> Tensor | None:
     if value is None:
         return None
-    given = np.asarray(value, dtype=np.float64)
+    given = _real(value, name)
     if given.shape not in ((), (1,), (features,)):
         raise ValueError(f"{name} has shape {given.shape}; expected one number, or {features}")
     scale = torch.as_tensor(given).expand(features).clone()
@@ -36,9 +43,11 @@ def _scale(value: Any, features: int, name: str) -> Tensor | None:
 def _limits(value: Limits | None, features: int) -> tuple[Tensor, Tensor] | None:
     if value is None:
         return None
-    pair = value if isinstance(value, tuple) else (-np.asarray(value, float), np.asarray(value, float))
-    if len(pair) != 2:
+    sides = value if isinstance(value, tuple) else (value, value)
+    if len(sides) != 2:
         raise ValueError("action_limits takes (lower, upper), or one positive limit of a symmetric box")
+    lower, upper = (_real(side, "action_limits") for side in sides)
+    pair = (lower, upper) if isinstance(value, tuple) else (-lower, upper)
     for given in map(np.shape, pair):
         if given not in ((), (1,), (features,)):
             raise ValueError(
@@ -177,7 +186,7 @@ class ResidualPolicy(_Policy):
         action_scale: Any = None,
     ) -> None:
         super().__init__(network, observation_scale, action_limits, action_scale)
-        matrix = torch.as_tensor(np.atleast_2d(np.asarray(gain, dtype=np.float64)))
+        matrix = torch.as_tensor(np.atleast_2d(_real(gain, "gain")))
         if matrix.shape != (self.out_features, self.in_features):
             raise ValueError(
                 f"gain has shape {tuple(matrix.shape)}; expected (actions, observations) = "

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -37,8 +37,8 @@ class Range:
 
     def __post_init__(self) -> None:
         least = 0.0 if self.log else -math.inf
-        low, high = (end if _is_number(end) else math.nan for end in (self.low, self.high))
-        if not (least < low < high < math.inf):
+        numbers = _is_number(self.low) and _is_number(self.high)
+        if not numbers or not (least < self.low < self.high < math.inf):
             raise ValueError(
                 f"Range({self.low}, {self.high}, log={self.log}): expected {least} < low < high < inf"
             )
@@ -231,7 +231,7 @@ def _checked(point: Row) -> Row:
     return point
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -52,7 +52,8 @@ def _network(
 ) -> LipschitzResNet:
     observations, actions = _box("observation", observation_space), _box("action", action_space)
     fraction = settings["initial_fraction"]
-    if fraction is not None and not 0.0 < fraction < 1.0:
+    number = isinstance(fraction, float)
+    if fraction is not None and not (number and 0.0 < fraction < 1.0):
         raise ValueError(f"initial_fraction is {fraction!r}; expected a number between 0 and 1, or None")
     network = LipschitzResNet(
         observations.shape[0],

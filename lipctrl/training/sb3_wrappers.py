@@ -33,7 +33,9 @@ def refuse_hidden_factors(model: BaseAlgorithm, trusted: tuple[type, ...]) -> No
     from stable_baselines3.common.monitor import Monitor
 
     for env in getattr(outer, "envs", []):
-        kind = first_other(env, (Monitor, *unit_keeping_wrappers(), *trusted))
+        # As of VecFrameStack, the certificate is about the stack.
+        stacked = gymnasium.wrappers.FrameStackObservation
+        kind = first_other(env, (Monitor, stacked, *unit_keeping_wrappers(), *trusted))
         if kind is not None:
             raise _hidden(kind)
 

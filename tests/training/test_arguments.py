@@ -115,6 +115,15 @@ def test_sweeps_refuse_what_is_of_another_kind_before_any_training(
     refused(SweepResult(()).save, value)
 
 
+@pytest.mark.parametrize("value", ["a", b"a", {}, object(), [["a", 1.0]]], ids=repr)
+def test_policies_refuse_what_is_no_number(value: Any) -> None:
+    network = lipctrl.LipschitzResNet(2, 1, width=4)
+    for words in ({"gain": value}, {"observation_scale": value}, {"action_limits": value}):
+        name = next(iter(words))
+        with pytest.raises(ValueError, match=f"{name} is .*; expected numbers"):
+            lipctrl.ResidualPolicy(**{"gain": [[1.0, 2.0]], "network": network, **words})
+
+
 def test_an_environment_in_the_place_of_its_plant_is_told_where_the_plant_is() -> None:
     env = gymnasium.make("lipctrl_envs:lipctrl/Pendulum-v0")
     with pytest.raises(ValueError, match=r"expected its plant, env\.unwrapped\.plant"):

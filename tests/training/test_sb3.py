@@ -262,6 +262,9 @@ def test_usual_wrappers_are_no_obstacle() -> None:
     certificate = certified_policy(make("ppo", stacked)).certificate()
     assert certificate.in_features == 8
     assert lipctrl.check(certificate).ok
+    # Gymnasium's own stack of frames is no other.
+    frames = gymnasium.wrappers.FlattenObservation(gymnasium.wrappers.FrameStackObservation(env, 3))
+    assert certified_policy(make("ppo", frames)).certificate().in_features == 12
 
 
 def test_a2c_trains_a_certified_actor_too(tmp_path: Path) -> None:

@@ -118,14 +118,17 @@ class Enclosure:
         k = self.shape[-1]
         gamma = k * UNIT / (1.0 - k * UNIT) * (1.0 + 8.0 * UNIT)
         left, right = np.abs(self._middle), np.abs(other._middle)
-        radius = gamma * (left @ right)
+        size = left @ right
+        radius = gamma * size
         if other._radius is not None:
             radius = radius + (left if self._radius is None else left + self._radius) @ other._radius
         if self._radius is not None:
             radius = radius + self._radius @ right
         radius = _up(radius, 3 * k + 6)
-        radius[self._is_zero().all(axis=1), :] = 0.0
-        radius[:, other._is_zero().all(axis=0)] = 0.0
+        if (size == 0.0).any():
+            # Sums of which every term has a factor zero are zero; what else is zero may have underflowed.
+            terms = np.logical_not(self._is_zero()).astype(np.float32)
+            radius[terms @ np.logical_not(other._is_zero()).astype(np.float32) == 0.0] = 0.0
         return Enclosure(self._middle @ other._middle, radius)
 
     def times(self, other: Enclosure) -> Enclosure:

@@ -98,6 +98,17 @@ def test_both_systems_offer_the_same_submatrices_and_diagonals(kind):
     assert kind.exact(np.array([[0.0, 0.0], [0.0, 1e-320]])).zero_rows().tolist() == [True, False]
 
 
+def test_a_sum_whose_every_term_has_a_factor_zero_is_zero():
+    """Neither row nor column vanishes, and yet the product does; beside it an entry that only underflows."""
+    left = Enclosure.exact(np.array([[1.0, 0.0], [0.0, 1e-200]]))
+    right = Enclosure.exact(np.array([[0.0, 3.0], [1e-200, 1.0]]))
+    product = left @ right
+    assert product.radius[0, 0] == 0.0 == product.middle()[0, 0]
+    assert product.radius[1, 0] > 0.0 == product.middle()[1, 0]
+    uncertain = Enclosure(np.zeros((2, 2)), np.full((2, 2), 0.5))
+    assert (((uncertain @ right).radius > 0.0) == [[True, True], [True, True]]).all()
+
+
 def test_exact_zeros_stay_exact_in_rounded_arithmetic():
     a = Enclosure.exact(np.array([[0.0, 0.0], [1 / 3, 2.0]]))
     b = Enclosure.exact(np.array([[0.1, 0.0], [0.7, 0.0]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,8 @@ _PLAIN: dict[str, tuple[float, float, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 def _finite(name: str, key: str, value: Any) -> float:
-    if type(value) not in (int, float) or not np.isfinite(value):
+    # Integers of a file may be beyond float64; NaN compares false.
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"activation {name!r}: {key} is {value!r}; expected a finite number")
     return float(value)
 

@@ -166,5 +166,7 @@ def test_unknown_activations_are_refused_with_the_known_names():
         activation("swish2")
     with pytest.raises(ValueError, match="slope"):
         activation({"name": "leaky_relu", "slope": float("nan")})
+    with pytest.raises(ValueError, match="slope"):
+        activation({"name": "leaky_relu", "slope": 10**400})
     with pytest.raises(ValueError, match="at least 0"):
         activation({"name": "soft_threshold", "threshold": -1.0})

@@ -23,7 +23,7 @@ files; in each group what users call comes first, and what it is made of after t
 - choosing a gain: synthesis
 - attacks on loops: falsify
 - classical margins: classical
-- arguments, arithmetic and searches that others share: arguments, midrad, names, frequencies, descent, lmi
+- arguments, arithmetic and searches that others share: arguments, midrad, frequencies, descent, lmi
 """
 
 from __future__ import annotations

@@ -242,13 +242,13 @@ def as_ball(policy: Any) -> IncrementalBall:
     return _ball_of(_certificate_of(policy))
 
 
-def in_own_units(system: Realization, policy: Any) -> tuple[Realization, IncrementalBall, Scales]:
+def in_own_units(sys: Any, policy: Any) -> tuple[Realization, IncrementalBall, Scales]:
     """Return a plant and the ball of a policy in the units in which the policy's certificate bounds it, and these.
 
     A policy that divides its observations by sizes (or multiplies its actions) is bounded best between scaled signals:
     that ball lies inside the plain one of `as_ball`. Everything else keeps its units.
     """
-    ball = own_ball(policy)
+    system, ball = as_realization(sys, "sys"), own_ball(policy)
     # What does not fit is refused by the loop, in words.
     fits = isinstance(ball, ScaledBall) and ball.center.shape == (system.inputs, system.outputs)
     if isinstance(ball, ScaledBall) and fits and not ball.scales.uniform:

@@ -30,7 +30,7 @@ from lipctrl.analysis.spectrum import internal_stability
 LARGEST = 1e9
 
 
-def square_stable(plant: Any, lower: float = 0.0) -> Realization:
+def square_stable(sys: Any, lower: float = 0.0) -> Realization:
     """Return a square plant with the slope `lower` closed around every channel, proved stable.
 
     Raises
@@ -38,7 +38,7 @@ def square_stable(plant: Any, lower: float = 0.0) -> Realization:
     ValueError
         For plants that are not square, or not provably stable with that slope.
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     if system.inputs != system.outputs:
         raise ValueError(
             f"the plant has {system.outputs} outputs and {system.inputs} inputs; slopes of diagonal maps need as many "
@@ -56,7 +56,7 @@ def square_stable(plant: Any, lower: float = 0.0) -> Realization:
     return closed
 
 
-def diagonal_slope(plant: Any, lower: float = 0.0) -> float:
+def diagonal_slope(sys: Any, lower: float = 0.0) -> float:
     """Return the largest b proved safe for every diagonal φ with incremental slopes in [lower, b], u = -φ(y).
 
     Incremental, and never below `max_slope` by more than the accuracy of the search (1e-6), which treats φ as a full
@@ -64,7 +64,7 @@ def diagonal_slope(plant: Any, lower: float = 0.0) -> float:
 
     Parameters
     ----------
-    plant : square, as `as_realization` takes it; lower : slope that stabilises the plant in every channel.
+    sys : square plant, as `as_realization` takes it; lower : slope that stabilises the plant in every channel.
 
     Raises
     ------
@@ -78,10 +78,10 @@ def diagonal_slope(plant: Any, lower: float = 0.0) -> float:
     >>> diagonal_slope(g) > 1e6                  # a cascade: scaled channels do not see the coupling
     True
     """
-    system = square_stable(plant, lower)
+    system = square_stable(sys, lower)
     width = _ConstantMultipliers(system, popov=False).largest()[0]
     if width == 0.0:
-        return max_slope(plant, lower)  # Where He G touches zero: bounded on the scale of ‖G‖ there.
+        return max_slope(sys, lower)  # Where He G touches zero: bounded on the scale of ‖G‖ there.
     return lower + width if math.isfinite(width) else math.inf
 
 

@@ -70,8 +70,8 @@ class PairAttack:
         return importlib.import_module("lipctrl.plots.pair").pair_plot(self, ax=ax)
 
 
-def _discrete(plant: Any) -> Any:
-    system = as_realization(plant)
+def _discrete(sys: Any) -> Any:
+    system = as_realization(sys, "sys")
     if not system.is_discrete:
         raise ValueError(
             "the plant is in continuous time; expected discrete time (control.c2d at the controller's rate)"
@@ -87,7 +87,7 @@ def _frozen(loop: SlopeLoop, slopes: np.ndarray) -> np.ndarray:
 
 
 def periodic_slopes(
-    plant: Any, policy: Any, *, period: int = 4, tries: int = 20, sweeps: int = 6, seed: int = 0
+    sys: Any, policy: Any, *, period: int = 4, tries: int = 20, sweeps: int = 6, seed: int = 0
 ) -> SlopeAttack:
     """Search a periodic sequence of slopes of the policy's neurons under which the loop grows fastest.
 
@@ -110,7 +110,7 @@ def periodic_slopes(
     """
     for name, count in {"period": period, "tries": tries, "sweeps": sweeps}.items():
         whole_number(count, 1, name)
-    system = _discrete(plant)
+    system = _discrete(sys)
     graph = policy_graph(policy_certificate(policy))
     loop = slope_loop(system, graph)
     assert loop is not None
@@ -233,7 +233,7 @@ def separating_pair(
     return PairAttack(float((gaps[-1] / gaps[half]) ** (1.0 / (steps - half))), path[:, 0], path[:, 1])
 
 
-def loop_step(plant: Any, policy: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def loop_step(sys: Any, policy: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return x⁺ = Ax + B(π(Cx) + d) of a discrete LTI plant under an actual policy, for `separating_pair`.
 
     States (count, n) and d (count, m), or d of width 0 for none, to the next states. Sign: u = π(y).
@@ -251,7 +251,7 @@ def loop_step(plant: Any, policy: Any) -> Callable[[np.ndarray, np.ndarray], np.
     >>> step(np.array([[2.0]]), np.array([[0.5]])).round(6).tolist()        # 1.1 · 2 - 0.6 · 2 + 0.5
     [[1.5]]
     """
-    system = _discrete(plant)
+    system = _discrete(sys)
     source = policy_certificate(policy)
     run = getattr(source, "evaluate", None) or getattr(source, "policy", None)
     if run is None:
@@ -285,7 +285,7 @@ class UnstablePoint:
 
 
 def unstable_equilibrium(
-    plant: Any, policy: Any, *, factor: float = 1.0, tries: int = 200, scale: float = 3.0, seed: int = 0
+    sys: Any, policy: Any, *, factor: float = 1.0, tries: int = 200, scale: float = 3.0, seed: int = 0
 ) -> UnstablePoint | None:
     """Search a constant input whose equilibrium is unstable for u = k·π(y) + r; None when none was found.
 
@@ -302,7 +302,7 @@ def unstable_equilibrium(
     """
     factor, (scale,) = finite_number(factor, "factor"), positive_numbers(scale, 1, "scale")
     whole_number(tries, 1, "tries")
-    system = _discrete(plant)
+    system = _discrete(sys)
     graph = policy_graph(policy_certificate(policy))
     require_fit(system, graph)
     rng = np.random.default_rng(seed)
@@ -332,7 +332,7 @@ def _policy_jacobian(graph: PolicyGraph, y: np.ndarray, step: float = 1e-6) -> n
 
 
 def falsified_gains(
-    plant: Any, policy: Any, *, limit: float = 100.0, seed: int = 0
+    sys: Any, policy: Any, *, limit: float = 100.0, seed: int = 0
 ) -> tuple[UnstablePoint | None, UnstablePoint | None]:
     """Return the nearest gains k below and above 1 at which the actual policy k·π was seen to lose stability.
 
@@ -350,13 +350,13 @@ def falsified_gains(
     """
     found: list[UnstablePoint | None] = []
     for far in (0.0, finite_number(limit, "limit")):
-        near, bad = 1.0, unstable_equilibrium(plant, policy, factor=far, seed=seed)
+        near, bad = 1.0, unstable_equilibrium(sys, policy, factor=far, seed=seed)
         edge = far
         for _ in range(25):
             if bad is None:
                 break
             middle = math.sqrt(near * edge) if near * edge > 0.0 else 0.5 * (near + edge)
-            point = unstable_equilibrium(plant, policy, factor=middle, seed=seed, tries=60)
+            point = unstable_equilibrium(sys, policy, factor=middle, seed=seed, tries=60)
             if point is None:
                 near = middle
             else:

@@ -22,7 +22,7 @@ from lipctrl.positivity import NotProvedError
 LARGEST = 1e150
 
 
-def structured_gain(plant: Any, policy: Any) -> float:
+def structured_gain(sys: Any, policy: Any) -> float:
     """Return a proved bound of the incremental ℓ₂ gain from r (added to the plant's input) to y, or inf.
 
     u = π(y) + r, positive feedback. Minimises γ over P and the multipliers of the policy's own neurons (cvxpy with
@@ -44,7 +44,7 @@ def structured_gain(plant: Any, policy: Any) -> float:
     >>> print(round(structured_gain(plant, rules.total(rules.linear([[-0.9]]), bend)), 3))
     1.429
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     as_ball(policy)
     graph = policy_graph(policy_certificate(policy))
     loop = slope_loop(system, graph)

@@ -51,12 +51,12 @@ class NominalLoop:
         return replace(found, counts_samples=True) if self.plant.counts_samples else found
 
 
-def nominal_loop(plant: Any, center: Any) -> NominalLoop:
+def nominal_loop(sys: Any, center: Any) -> NominalLoop:
     """Close the loop u = K₀y + r around a plant in state space, keeping every mode of the given realisation.
 
     Parameters
     ----------
-    plant : as `as_realization` takes it.
+    sys : plant as `as_realization` takes it.
     center : K₀, (plant inputs, plant outputs); positive feedback, so u = -K y is K₀ = -K.
 
     Raises
@@ -70,7 +70,7 @@ def nominal_loop(plant: Any, center: Any) -> NominalLoop:
     >>> round(nominal_loop(control.tf([1], [1, -1]), [[-3.0]]).norm().value, 6)      # 1/(s + 2)
     0.5
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     k0 = real_gain(center)
     if k0.shape != (system.inputs, system.outputs):
         raise ValueError(
@@ -150,7 +150,7 @@ class BallTest:
         return in_units(text, self.loop.plant.counts_samples)
 
 
-def ball_test(plant: Any, policy: Any) -> BallTest:
+def ball_test(sys: Any, policy: Any) -> BallTest:
     """Certify that every policy of an incremental ball stabilises the plant incrementally, or say what is missing.
 
     Let T = P(I - K₀P)⁻¹, u = π(y) + r. If the nominal loop is well posed and internally stable, hidden modes
@@ -160,7 +160,7 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
 
     Parameters
     ----------
-    plant : as `as_realization` takes it; policy : as `as_ball` takes it. Positive feedback: u = π(y).
+    sys : plant as `as_realization` takes it; policy : as `as_ball` takes it. Positive feedback: u = π(y).
 
     Examples
     --------
@@ -169,7 +169,7 @@ def ball_test(plant: Any, policy: Any) -> BallTest:
     >>> ball_test(control.tf([1], [1, -1]), IncrementalBall([[-3.0]], 1.5)).verdict.value
     'certified'
     """
-    system, ball, scales = in_own_units(as_realization(plant), policy)
+    system, ball, scales = in_own_units(as_realization(sys, "sys"), policy)
     test = judge_ball(nominal_loop(system, ball.center), ball)
     return test if scales.trivial else replace(test, gain=scales.raw_norm(test.gain), scales=scales)
 

@@ -53,7 +53,7 @@ class MultiplierTest:
         return f"{self.criterion}: slopes [0, {end} ({self.claim})"
 
 
-def _transfer_function(plant: Any, system: Realization) -> tuple[np.ndarray, np.ndarray] | None:
+def _transfer_function(sys: Any, system: Realization) -> tuple[np.ndarray, np.ndarray] | None:
     """Return exact numerator and denominator of a stable SISO plant; None where only its realisation can be used."""
     if (system.inputs, system.outputs) != (1, 1):
         raise ValueError(
@@ -65,10 +65,10 @@ def _transfer_function(plant: Any, system: Realization) -> tuple[np.ndarray, np.
             "the plant is not provably stable; expected a stable plant. Close a nominal loop first (slopes [a, b] "
             "with a > 0: use the plant feedback(P, a) and the slope b - a)"
         )
-    return exact_transfer_function(plant, system)
+    return exact_transfer_function(sys, system)
 
 
-def popov_criterion(plant: Any) -> MultiplierTest:
+def popov_criterion(sys: Any) -> MultiplierTest:
     """Return the largest sector [0, k] that the Popov criterion proves; continuous time, u = -φ(y).
 
     Re[(1 + jωη)G(jω)] + 1/k > 0 for all ω with a real η ≥ 0 is decided exactly, as positivity of a polynomial in ω²
@@ -88,7 +88,7 @@ def popov_criterion(plant: Any) -> MultiplierTest:
     >>> print(f"{popov_criterion(control.tf([1], [1, 3, 3, 1])).slope:.8f}")
     8.00000000
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     require_popov(system)
     if system.inputs == system.outputs > 1:
         if system.b.is_zero() or system.c.is_zero():
@@ -97,7 +97,7 @@ def popov_criterion(plant: Any) -> MultiplierTest:
             return MultiplierTest(math.inf, "Popov", constant, ("1", "s"))
         k, t, eta = popov_channels(square_stable(system))
         return MultiplierTest(k, "Popov", np.array([t, eta]), ("1", "s"))
-    exact = _transfer_function(plant, system)
+    exact = _transfer_function(sys, system)
     by_line, eta = (0.0, 0.0) if exact is None else popov_line(*exact)
     if math.isinf(by_line):
         return MultiplierTest(by_line, "Popov", np.array([eta]), ("s",))
@@ -109,7 +109,7 @@ def popov_criterion(plant: Any) -> MultiplierTest:
 
 
 def zames_falb(
-    plant: Any,
+    sys: Any,
     *,
     order: int | None = None,
     odd: bool = False,
@@ -143,9 +143,9 @@ def zames_falb(
     >>> zames_falb(plant, order=4).slope > 10                     # incremental circle criterion: 0.79338
     True
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     several = system.inputs == system.outputs > 1
-    exact = None if several else _transfer_function(plant, system)
+    exact = None if several else _transfer_function(sys, system)
     order = (3 if exact is None else 12) if order is None else order
     tolerance = (1e-2 if exact is None else 1e-5) if tolerance is None else tolerance
     order = whole_number(order, 1, "order", most=1000)

@@ -106,7 +106,7 @@ def _proved_radius(graph: PolicyGraph, center: np.ndarray, multipliers: np.ndarr
     )
 
 
-def best_centre(plant: Any, policy: Any) -> BallTest:
+def best_centre(sys: Any, policy: Any) -> BallTest:
     """Return the ball test with the largest margin over centres: the policy's own, the tightest, and none.
 
     Every candidate ball is proved to hold the policy, so the best verdict is a verdict. Sign: u = π(y).
@@ -125,10 +125,10 @@ def best_centre(plant: Any, policy: Any) -> BallTest:
     >>> print(test.verdict, round(test.margin, 3))     # slopes -4 … -2 are the ball of radius 1 about -3
     certified 2.0
     """
-    return best_ball(plant, policy)[1]
+    return best_ball(sys, policy)[1]
 
 
-def best_ball(plant: Any, policy: Any) -> tuple[Ball, BallTest]:
+def best_ball(sys: Any, policy: Any) -> tuple[Ball, BallTest]:
     """Return the ball of `best_centre` beside its test; a centre around which no ball is proved is no candidate."""
     own, stated = as_ball(policy), own_ball(policy)
     balls: list[Ball] = [stated]
@@ -140,7 +140,7 @@ def best_ball(plant: Any, policy: Any) -> tuple[Ball, BallTest]:
         # A gain that holds on a box only is none of a ball that holds everywhere.
         gain = own.gain if own.region is None else None
         balls += [replace(ball, gain=gain) for ball in found if ball is not None]
-    tests = [(ball, ball_test(plant, ball)) for ball in balls]
+    tests = [(ball, ball_test(sys, ball)) for ball in balls]
     return max(tests, key=lambda pair: (pair[1].margin, -pair[1].radius))
 
 

@@ -185,7 +185,7 @@ def _separation_for_all_scalings(curve: _Curve, a: float, b: float, first: float
 
 
 def scaled_relative_graphs(
-    plant: Any, slopes: tuple[float, float], *, omega: Any = None, omega_num: int = 400
+    sys: Any, slopes: tuple[float, float], *, omega: Any = None, omega_num: int = 400
 ) -> ScaledRelativeGraphs:
     """Judge a square loop u = -φ(y), slopes of φ in [a, b], by the separation of scaled relative graphs.
 
@@ -197,7 +197,7 @@ def scaled_relative_graphs(
 
     Parameters
     ----------
-    plant : square, as `as_realization` takes it; slopes : (a, b), negative feedback.
+    sys : square plant, as `as_realization` takes it; slopes : (a, b), negative feedback.
     omega : frequencies [rad/s] of the picture; omega_num : how many, when they are chosen automatically.
 
     Raises
@@ -213,7 +213,7 @@ def scaled_relative_graphs(
     'certified'
     """
     a, b = _ordered(slopes)
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     if system.inputs != system.outputs:
         raise ValueError(
             f"the plant has {system.inputs} inputs and {system.outputs} outputs; a scaled relative graph compares "
@@ -336,7 +336,7 @@ def _hull(response: np.ndarray) -> np.ndarray:
     return size * back[np.isfinite(back)]
 
 
-def srg_discs(plant: Any, centers: Any) -> list[tuple[float, float]]:
+def srg_discs(sys: Any, centers: Any) -> list[tuple[float, float]]:
     """Bound the SRG of a square stable plant: it lies in every disc |z - c| ≤ ‖P - cI‖_∞, c real; returns (c, radius).
 
     For several inputs and outputs this intersection replaces the hull (radii are proved H∞ norms; inf if P is not
@@ -348,7 +348,7 @@ def srg_discs(plant: Any, centers: Any) -> list[tuple[float, float]]:
     >>> [(c, round(r, 6)) for c, r in srg_discs(control.tf([1], [1, 1]), [0.0, 0.5])]
     [(0.0, 1.0), (0.5, 0.5)]
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     if system.inputs != system.outputs:
         raise ValueError(f"the plant is {system.outputs}×{system.inputs}; expected a square one")
     points = real_array(centers)

@@ -145,7 +145,7 @@ def _feasible(loop: Any) -> Contraction | None:
     return find_contraction(loop, marginal_decay(loop))
 
 
-def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> StructuredTest:
+def structured_test(sys: Any, policy: Any, *, fastest: bool = False) -> StructuredTest:
     """Certify a loop by its plant and the policy's own neurons; never worse than the ball test.
 
     One inequality in a Lyapunov matrix P and multipliers Λ of the neurons proves that any two trajectories contract
@@ -154,7 +154,7 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
 
     Parameters
     ----------
-    plant : as `as_realization` takes it, discrete or continuous time.
+    sys : plant as `as_realization` takes it, discrete or continuous time.
     policy : an object with `.certificate()`, a Certificate, or a ball (then both tests coincide).
     fastest : also search the fastest contraction that can be proved (about ten times the work).
 
@@ -174,7 +174,7 @@ def structured_test(plant: Any, policy: Any, *, fastest: bool = False) -> Struct
     >>> structured_test(plant, IncrementalBall([[-1.0, -2.0]], 0.3)).verdict.value
     'certified'
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     ball = own_ball(policy)
     by_ball = ball_test(system, ball)
     candidates = _candidates(policy)
@@ -274,7 +274,7 @@ class _Walk:
 
 
 def structured_gain_margin(
-    plant: Any, policy: Any, form: str = "policy", *, limit: float = 100.0, tolerance: float = 1e-3
+    sys: Any, policy: Any, form: str = "policy", *, limit: float = 100.0, tolerance: float = 1e-3
 ) -> StructuredMargin:
     """Return gains k by which the policy may be scaled with the loop still certified, from its own neurons.
 
@@ -308,7 +308,7 @@ def structured_gain_margin(
         raise ValueError(
             f"limit is {limit} and tolerance {tolerance}; expected limit > 1 and 0 < tolerance < 1"
         )
-    system, ball = as_realization(plant), own_ball(policy)
+    system, ball = as_realization(sys, "sys"), own_ball(policy)
     test = structured_test(system, policy)
     if test.verdict is not Verdict.CERTIFIED:
         raise ValueError(

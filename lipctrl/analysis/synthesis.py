@@ -16,7 +16,7 @@ from lipctrl.analysis.loop import nominal_loop, real_gain
 from lipctrl.analysis.plant import Realization, as_realization
 
 
-def max_lipschitz(plant: Any, gain: Any) -> float:
+def max_lipschitz(sys: Any, gain: Any) -> float:
     """Return the largest proved ρ such that every φ with Lipschitz constant < ρ is safe in u = -K y + φ(y).
 
     1/‖T‖_∞ of the loop T = P(I + KP)⁻¹, the complex stability radius (Hinrichsen & Pritchard 1986); 0 when K does not
@@ -29,7 +29,7 @@ def max_lipschitz(plant: Any, gain: Any) -> float:
     2.0
     """
     k = real_gain(gain)
-    norm = nominal_loop(plant, -k).norm().value
+    norm = nominal_loop(sys, -k).norm().value
     if not math.isfinite(norm):
         return 0.0
     return math.inf if norm == 0.0 else math.nextafter(1.0 / norm, 0.0)
@@ -97,8 +97,8 @@ class TradeOff:
         return "\n".join(lines)
 
 
-def _state_feedback(plant: Any) -> Realization:
-    system = as_realization(plant)
+def _state_feedback(sys: Any) -> Realization:
+    system = as_realization(sys, "sys")
     if system.D.any() or system.outputs != system.states or np.linalg.matrix_rank(system.C) < system.states:
         raise ValueError(
             f"the plant has {system.states} states and {system.outputs} outputs; expected one independent output per "
@@ -144,7 +144,7 @@ def _cost(system: Realization, gain: np.ndarray, q: np.ndarray, r: np.ndarray) -
 
 
 def trade_off(
-    plant: Any,
+    sys: Any,
     *,
     state_weights: Any = None,
     action_weights: Any = None,
@@ -154,7 +154,7 @@ def trade_off(
 
     Parameters
     ----------
-    plant : with one independent output per state and D = 0. state_weights, action_weights : diagonals of Q and R,
+    sys : plant with one independent output per state and D = 0. state_weights, action_weights : diagonals of Q and R,
         or one number for all (ones by default). prices : factors of R (default 1e-4 … 1e4).
 
     Raises
@@ -169,7 +169,7 @@ def trade_off(
     >>> [round(choice.lipschitz, 3) for choice in trade_off(plant, prices=[0.1, 1.0]).choices]
     [1.414, 3.317]
     """
-    system = _state_feedback(plant)
+    system = _state_feedback(sys)
     states, actions = (1.0 if weights is None else weights for weights in (state_weights, action_weights))
     q = np.diag(positive_numbers(states, system.states, "state_weights"))
     r = np.diag(positive_numbers(actions, system.inputs, "action_weights"))
@@ -188,7 +188,7 @@ def _no_gain(system: Realization) -> np.ndarray:
 
 
 def best_gain(
-    plant: Any, *, start: Any = None, max_gain: float | None = None, evaluations: int = 400
+    sys: Any, *, start: Any = None, max_gain: float | None = None, evaluations: int = 400
 ) -> GainChoice:
     """Search the static gain K that maximises the Lipschitz budget of φ in u = -K y + φ(y).
 
@@ -216,7 +216,7 @@ def best_gain(
     >>> print(round(float(choice.gain[0, 0]), 3), round(choice.lipschitz, 3))     # |φ'| < K - 1
     3.0 2.0
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     if max_gain is not None:
         max_gain = float(positive_numbers(max_gain, 1, "max_gain")[0])
     whole_number(evaluations, 1, "evaluations")
@@ -297,7 +297,7 @@ def _searched(
     return (gain, budget) if budget >= begin.lipschitz else (begin.gain, begin.lipschitz)
 
 
-def hinf_optimum(plant: Any) -> float:
+def hinf_optimum(sys: Any) -> float:
     """Return 1/γ*, the largest Lipschitz budget that any linear controller could leave (numerical), or inf.
 
     γ* is the H∞-optimal norm of T = P(I - K₀P)⁻¹ over dynamic K₀, by slycot's sb10ad; inf where slycot is absent, the
@@ -311,7 +311,7 @@ def hinf_optimum(plant: Any) -> float:
     >>> math.isinf(bound) or bound > best_gain(control.tf([1], [1, -1]), max_gain=3.0).lipschitz
     True
     """
-    system = as_realization(plant)
+    system = as_realization(sys, "sys")
     if system.is_discrete or system.D.any() or system.states == 0:
         return math.inf
     try:

@@ -44,13 +44,13 @@ class GainSweep:
 
 
 def gain_sweep(
-    plant: Any, policy: Any, *, form: str = "policy", k: Any = None, margin: Any = None
+    sys: Any, policy: Any, *, form: str = "policy", k: Any = None, margin: Any = None
 ) -> GainSweep:
     """Evaluate the small-gain product of k·π (or of K₀y + kφ(y)) over k; every value is a proved bound.
 
     Parameters
     ----------
-    plant, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = k π(y).
+    sys, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = k π(y).
     form : "policy" scales the whole policy, "residual" only φ.
     k : positive factors; by default about 90 around the margin, close together at its ends.
     margin : the result of `lipctrl.incremental_gain_margin` for the same arguments, computed when None.
@@ -68,11 +68,11 @@ def gain_sweep(
 
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; expected one of {FORMS}")
-    system, ball, _ = in_own_units(as_realization(plant), policy)
+    system, ball, _ = in_own_units(as_realization(sys, "sys"), policy)
     if margin is None:
         from lipctrl.analysis import incremental_gain_margin
 
-        margin = incremental_gain_margin(plant, policy, form=form)
+        margin = incremental_gain_margin(sys, policy, form=form)
     certified = (float(margin.lower), float(margin.upper))
     falsified = (float(margin.falsified_lower), float(margin.falsified_upper))
     factors = _default_factors(certified, falsified) if k is None else np.asarray(k, dtype=np.float64)

@@ -34,7 +34,7 @@ class PoleSpread:
         return int((self.poles.real >= 0.0).any(axis=1).sum())
 
 
-def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -> PoleSpread:
+def pole_spread(sys: Any, policy: Any, *, samples: int = 400, seed: int = 0) -> PoleSpread:
     """Sample linear policies u = (K₀ + Δ)y of a ball and return their closed-loop poles.
 
     Half of the Δ lie on the sphere ‖Δ‖₂ = ρ, half inside; all are real. Sampling finds instabilities, it never proves
@@ -42,7 +42,7 @@ def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -
 
     Parameters
     ----------
-    plant, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = π(y).
+    sys, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = π(y).
 
     Raises
     ------
@@ -62,7 +62,7 @@ def pole_spread(plant: Any, policy: Any, *, samples: int = 400, seed: int = 0) -
 
     if samples < 1:
         raise ValueError(f"samples is {samples}; expected at least one policy")
-    system, ball, scales = in_own_units(as_realization(plant), policy)
+    system, ball, scales = in_own_units(as_realization(sys, "sys"), policy)
     rng = np.random.default_rng(seed)
     shape = (samples, ball.actions, ball.observations)
     delta = rng.normal(size=shape)

@@ -71,12 +71,12 @@ def frequency_grid(systems: Sequence[Any], extra: tuple[float, ...] = (), count:
     return grid[grid <= top]
 
 
-def loop_response(plant: Any, policy: Any, *, omega: Any = None) -> LoopResponse:
+def loop_response(sys: Any, policy: Any, *, omega: Any = None) -> LoopResponse:
     """Evaluate a loop for plots: responses on a grid, and the proved norm beside them.
 
     Parameters
     ----------
-    plant, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = π(y).
+    sys, policy : as `lipctrl.analysis.ball_test` takes them; positive feedback u = π(y).
     omega : frequencies [rad/s]; chosen from the poles by default. The grid is only for the picture: verdict and
         norm come from the level-set test. Frequencies that are themselves a pole, where no response exists, are
         left out.
@@ -91,7 +91,7 @@ def loop_response(plant: Any, policy: Any, *, omega: Any = None) -> LoopResponse
     """
     from lipctrl.analysis import as_realization, ball_test, in_own_units
 
-    system, ball, scales = in_own_units(as_realization(plant), policy)
+    system, ball, scales = in_own_units(as_realization(sys, "sys"), policy)
     test = ball_test(system, ball)
     verdict = str(test.verdict)
     return response_of_loop(test.loop, ball, test.norm, verdict, omega=omega, scaled=not scales.trivial)

@@ -1,5 +1,6 @@
 """What is passed beside plants and policies: whatever is no such number, list or word is refused in words."""
 
+import inspect
 import math
 
 import control
@@ -169,3 +170,46 @@ def test_limits_and_regions_are_pairs_of_what_the_channels_need():
     for pair in ((1.0, -1.0), ([-1.0, -1.0], [1.0, 1.0]), (-1.0,), (-1.0, 0.0, 1.0), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="limits is"):
             IncrementalBall([[-1.0, -2.0]], 0.1, limits=pair)
+
+
+# These take environments and Lur'e forms as well; all others a linear system, which python-control calls sys.
+NOT_ONLY_LINEAR = {"analyze", "as_realization", "basin", "region_of_attraction"}
+
+
+@pytest.mark.parametrize("name", analysis.__all__)
+def test_one_name_stands_for_one_thing(name):
+    value = getattr(analysis, name)
+    if inspect.isclass(value):
+        return
+    arguments = set(inspect.signature(value).parameters)
+    assert not arguments & {"system", "model", "P"}
+    assert ("plant" in arguments) == (name in NOT_ONLY_LINEAR)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda sys: analysis.ball_test(sys=sys, policy=SMALL),
+        lambda sys: analysis.best_gain(sys=sys),
+        lambda sys: analysis.diagonal_slope(sys=sys),
+        lambda sys: analysis.falsified_gains(sys=sys, policy=SMALL),
+        lambda sys: analysis.hinf_optimum(sys=sys),
+        lambda sys: analysis.in_own_units(sys=sys, policy=SMALL),
+        lambda sys: analysis.loop_step(sys=sys, policy=SMALL),
+        lambda sys: analysis.max_lipschitz(sys=sys, gain=1.0),
+        lambda sys: analysis.nominal_loop(sys=sys, center=1.0),
+        lambda sys: analysis.periodic_slopes(sys=sys, policy=SMALL),
+        lambda sys: analysis.popov_criterion(sys=sys),
+        lambda sys: analysis.scaled_relative_graphs(sys=sys, slopes=(0.0, 1.0)),
+        lambda sys: analysis.srg_discs(sys=sys, centers=[0.0]),
+        lambda sys: analysis.structured_gain(sys=sys, policy=SMALL),
+        lambda sys: analysis.structured_gain_margin(sys=sys, policy=SMALL),
+        lambda sys: analysis.structured_test(sys=sys, policy=SMALL),
+        lambda sys: analysis.trade_off(sys=sys),
+        lambda sys: analysis.unstable_equilibrium(sys=sys, policy=SMALL),
+        lambda sys: analysis.zames_falb(sys=sys),
+    ],
+)
+def test_messages_call_a_system_by_the_name_of_its_argument(call):
+    with pytest.raises(ValueError, match=r"^sys has NaN entries in A"):
+        call(control.ss([[math.nan]], [[1.0]], [[1.0]], [[0.0]], remove_useless_states=False))

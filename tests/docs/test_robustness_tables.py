@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import re
 import runpy
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +102,15 @@ def test_undisturbed_returns_are_what_was_measured(table):
         nominal = curve.returns[:, list(curve.levels).index(0.0)]
         expected = (np.mean(nominal), np.min(nominal), np.max(nominal))
         assert cell == "{:.0f} ({:.0f} … {:.0f})".format(*expected)
+
+
+def test_the_count_of_attacks_is_that_of_the_file():
+    with MEASURED.open(newline="", encoding="utf-8") as stream:
+        worst = Counter(row["adversary"] for row in csv.DictReader(stream) if row["condition"] == "attack")
+    found = re.search(
+        r"of (\d+) attacks .* offset shown once in (\d+), the ascent in (\d+), the held one in (\d+), a wave\s+in (\d+)",
+        PAGE,
+    )
+    assert found is not None
+    expected = [worst.total(), *(worst[name] for name in ("one-step cost", "action", "cost", "wave"))]
+    assert [int(number) for number in found.groups()] == expected

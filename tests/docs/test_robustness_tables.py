@@ -108,7 +108,7 @@ def test_the_count_of_attacks_is_that_of_the_file():
     with MEASURED.open(newline="", encoding="utf-8") as stream:
         worst = Counter(row["adversary"] for row in csv.DictReader(stream) if row["condition"] == "attack")
     found = re.search(
-        r"of (\d+) attacks .* offset shown once in (\d+), the ascent in (\d+), the held one in (\d+), a wave\s+in (\d+)",
+        r"of (\d+) attacks .* shown once in (\d+), the ascent in (\d+), the held one in (\d+), a wave\s+in (\d+)",
         PAGE,
     )
     assert found is not None

@@ -46,6 +46,19 @@ if TYPE_CHECKING:
 # Of the config of a run; a version that this code does not read is refused.
 FORMAT = "lipctrl-run"
 VERSION = 1
+# Its entries beside those two, and the types that JSON gives them.
+_FIELDS: dict[str, Any] = {
+    "env_id": str,
+    "env_options": dict,
+    "trained_on": str,
+    "algorithm": str,
+    "settings": dict,
+    "schedule": dict,
+    "steps": int,
+    "seed": int,
+    "policy": dict,
+    "guarantee": dict | None,
+}
 
 
 @dataclass(frozen=True)
@@ -58,10 +71,8 @@ class Run:
     @cached_property
     def policy(self) -> LipschitzPolicy | ResidualPolicy:
         """Return the trained policy (torch), with the weights of `weights.safetensors`."""
-        from lipctrl.policies import policy_from_spec
-
         tensors, _ = read_tensors(self.path / "weights.safetensors", "trained weights")
-        policy = policy_from_spec(self.config["policy"])
+        policy = self.new_policy()
         policy.to(next(iter(tensors.values())).dtype)
         try:
             policy.load_state_dict(tensors)
@@ -70,6 +81,18 @@ class Run:
                 f"{self.path}: the weights do not fit the policy that config.json describes ({error})"
             ) from error
         return policy
+
+    def new_policy(self) -> LipschitzPolicy | ResidualPolicy:
+        """Return a policy as config.json describes it, with new weights; RunError when it describes none."""
+        from lipctrl.policies import policy_from_spec
+
+        try:
+            return policy_from_spec(self.config["policy"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.path / 'config.json'} is damaged: no policy can be built of its entry 'policy' "
+                f"({type(error).__name__}: {error})"
+            ) from error
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -139,16 +162,17 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     if not path.is_dir():
         raise RunError(f"{path} is not a folder; expected a run that `lipctrl train` wrote")
     config = read_json(path / "config.json", "run (config.json is written first by `lipctrl train`)")
-    needed = {
-        *("format", "version", "env_id", "env_options", "algorithm"),
-        *("policy", "seed", "settings", "schedule"),
-    }
-    if not isinstance(config, dict) or config.get("format") != FORMAT or not needed <= set(config):
+    if not isinstance(config, dict) or config.get("format") != FORMAT or "version" not in config:
         raise RunError(f"{path / 'config.json'} is not the config of a lipctrl run")
     if config["version"] != VERSION:
         raise RunError(
             f"{path} was written in version {config['version']} of the run format; this lipctrl reads {VERSION}"
         )
+    for name, kind in _FIELDS.items():
+        value = config.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            found = repr(value) if name in config else "missing"
+            raise RunError(f"{path / 'config.json'} is damaged: its entry {name!r} is {found}")
     return Run(path, {**config, "env_options": _restored(config["env_options"])})
 
 

@@ -108,8 +108,8 @@ def train(
     _check_kinds(schedule, guarantee, expert, callbacks)
     if resume:
         policy, recorded = _continued(path, task, algorithm, seed, policy)
-        config = ALGORITHMS[algorithm].Config(**recorded["settings"])
-        schedule = Schedule(**recorded["schedule"]) if schedule is None else schedule
+        config, before = _recorded_settings(path, algorithm, recorded)
+        schedule = before if schedule is None else schedule
         steps = recorded["steps"] if steps is None else steps
         if guarantee is None and recorded["guarantee"] is not None:
             guarantee = StabilityGuarantee.from_dict(recorded["guarantee"])
@@ -247,8 +247,6 @@ def _describe(
 
 
 def _continued(path: Path, task: Task, algorithm: str, seed: int, policy: Any) -> tuple[Any, dict[str, Any]]:
-    from lipctrl.policies import policy_from_spec
-
     run = load_run(path)
     recorded = dict(run.config)
     given = {"env_id": task.env_id, "algorithm": algorithm, "seed": seed, "env_options": dict(task.options)}
@@ -260,13 +258,22 @@ def _continued(path: Path, task: Task, algorithm: str, seed: int, policy: Any) -
             )
     if policy is None:
         # In the precision of the stored weights, which a construction does not tell.
-        policy = policy_from_spec(recorded["policy"]).to(next(run.policy.parameters()).dtype)
+        policy = run.new_policy().to(next(run.policy.parameters()).dtype)
     elif policy.spec() != recorded["policy"]:
         raise RunError(
             f"{path} holds another policy than the one given; a run goes on with its own: leave out what describes one "
             "(--lipschitz, --policy, --parametrization, --width, --depth, --trade-off; in Python policy=None)"
         )
     return policy, recorded
+
+
+def _recorded_settings(path: Path, algorithm: str, recorded: Mapping[str, Any]) -> tuple[Any, Schedule]:
+    try:
+        return ALGORITHMS[algorithm].Config(**recorded["settings"]), Schedule(**recorded["schedule"])
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{path / 'config.json'} holds settings that this version does not take ({error})"
+        ) from error
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class GainMargin:
             f"ends at {_hertz(self.frequency[0])} and {_hertz(self.frequency[1])}"
         )
         if self.channels:
-            each = (f"{low:.6g} … {high:.6g}" for low, high in self.channels)
+            each = (f"{low:.6g} … {'≥ ' if high == LIMIT else ''}{high:.6g}" for low, high in self.channels)
             text += ", single channels " + listed_by_name(
                 each, () if self.plant is None else self.plant.input_names
             )

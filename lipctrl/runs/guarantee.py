@@ -119,6 +119,18 @@ class StabilityGuarantee:
         # Powers of two: the ratio is exact, and the product rounds upwards.
         return math.nextafter(ball.radius * float(s.max() / a.min()), math.inf)
 
+    def recheck(self, plant: Any) -> bool:
+        """Prove again that the stored radius holds for a linear plant; False where that is not proved.
+
+        A guarantee that was read from a file is believed as it stands: this says whether it is one of this plant. The
+        radius is computed anew, so on another machine its last digits may prove a little less than what was stored.
+        """
+        try:
+            found = StabilityGuarantee.of(plant, self.gain, self.observation_scale, self.action_scale)
+        except ValueError:
+            return False
+        return 0.0 < self.radius <= found.radius
+
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> StabilityGuarantee:
         """Return what `to_dict` stored; ValueError for anything else."""

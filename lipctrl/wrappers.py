@@ -43,9 +43,9 @@ def first_other(env: Any, known: tuple[type, ...]) -> type | None:
     Examples
     --------
     >>> import gymnasium
-    >>> env = gymnasium.wrappers.RescaleAction(gymnasium.make("Pendulum-v1"), -1.0, 1.0)
+    >>> env = gymnasium.wrappers.NormalizeObservation(gymnasium.make("Pendulum-v1"))
     >>> first_other(env, unit_keeping_wrappers()).__name__
-    'RescaleAction'
+    'NormalizeObservation'
     >>> first_other(env.env, unit_keeping_wrappers()) is None
     True
     """

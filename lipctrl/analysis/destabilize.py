@@ -138,9 +138,9 @@ class MarginSimulation:
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
         inside, outside = self.growth
-        named = f" {self.name_of(self.largest)}" if self.output_names else ""
+        largest = f" (largest: {self.name_of(self.largest)})" if self.output_names else ""
         return (
-            f"{self.quantity} {self.inside_value:.6g}{unit}: the output{named} shrinks to {inside:.3g} of its size; "
+            f"{self.quantity} {self.inside_value:.6g}{unit}: the output{largest} shrinks to {inside:.3g} of its size; "
             f"{self.outside_value:.6g}{unit}: it grows to {outside:.3g} times"
         )
 

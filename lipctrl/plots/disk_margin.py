@@ -192,8 +192,9 @@ def _crosses(ax: Axes, margin: DiskMargin | IncrementalDiskMargin, found: Comple
         up = 4 + 15 * (i % 2) if low else -15 - 15 * (i % 2)
         # Rounding gives a static f a phase of 1e-18°.
         degrees = round(float(np.degrees(np.angle(found[i]))), 6) + 0.0
+        name = margin.channel_names[i] if margin.channel_names else f"f{i + 1}"
         ax.annotate(
-            f"f{i + 1}: {degrees:+.3g}°", (gain, phase), (away, up), textcoords="offset points", ha=side
+            f"{name}: {degrees:+.3g}°", (gain, phase), (away, up), textcoords="offset points", ha=side
         )
     look: dict[str, Any] = {"color": FALSIFIED, "markersize": 10, "clip_on": False, "zorder": 5}
     label = f"falsified: α = {size:.4g} at {rate}"

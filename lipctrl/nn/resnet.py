@@ -108,12 +108,12 @@ class LipschitzResNet(CertifiedModule):
     width : features of the trunk and neurons of each inner layer.
     depth : residual blocks in series.
     inner_depth : inner layers of each block.
-    parametrization : one of `TRUNKS`.
+    parametrization : "lossless", "gershgorin", "gershgorin-scaled", "ldlt", "sandwich", "sll", "cpl" or "aol".
     activation : a name or table of `lipctrl.activations`.
     zero_at_origin : subtract f(0), so that f(0) = 0. A residual policy u = -K y + f(y) then leaves the
         equilibrium y = 0 where the linear part has it; off by default, because a regression wants the bias.
-    spread : initial share of energy that leaves the skip path of lossless and LDLᵀ blocks; None takes
-        `initial_spread`. Large values (1) suit steep networks of few blocks, small ones keep deep gradients alive.
+    spread : initial share of energy that leaves the skip path of lossless and LDLᵀ blocks; None chooses it by depth
+        and gain. Large values (1) suit steep networks of few blocks, small ones keep deep gradients alive.
     trainable_lipschitz : learn a factor in (0, 1) of L.
     initial_factor : where that factor starts, in (0, 1); None is 0.9. A small one (0.01) starts a residual policy
         u = -K y + f(y) next to its linear part, and one that saturates its actuators where it can still learn.

@@ -149,6 +149,8 @@ def test_files_that_are_not_there_are_named_with_what_was_expected(tmp_path: Pat
         lipctrl.load_certificate(tmp_path / "missing.json")
     with pytest.raises(IsADirectoryError, match="is a folder; expected a file"):
         lipctrl.load_certificate(tmp_path)
+    with pytest.raises(IsADirectoryError, match="is a folder; expected the name of a file to write"):
+        small_policy().certificate().save(tmp_path)
     for value in (None, 3, b"a"):
         with pytest.raises(ValueError, match=r"path is .*; expected the name of a file"):
             lipctrl.load_certificate(value)

@@ -86,8 +86,8 @@ def test_random_draws_distinct_runs_and_repeats_with_its_seed(
         ({"grid": {"lipschitz": [True]}}, "lipschitz is True"),
         ({"grid": {"trade_off": ["x"]}}, "trade_off is 'x'"),
         ({"grid": {"env_id": ["NoSuchEnv-v0"]}}, "no environment"),
-        ({"random": 0}, "at least one run"),
-        ({"workers": -1}, "numbers >= 0"),
+        ({"random": 0}, "random is 0; expected a whole number, at least 1"),
+        ({"workers": -1}, "workers is -1; expected a whole number, at least 0"),
         ({"workers": 0, "address": "auto"}, "address"),
     ],
 )

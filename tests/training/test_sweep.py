@@ -223,7 +223,7 @@ def test_a_sweep_over_the_price_of_the_gain_with_settings_of_its_own(tmp_path: P
         ({"settings": {"patience": 0}}, "schedule patience is 0"),
         ({"settings": {"target_return": "high"}}, "schedule target_return is 'high'"),
         ({"settings": {"evaluation_episodes": 7}}, "give it episodes="),
-        ({"episodes": 0}, "schedule evaluation_episodes is 0"),
+        ({"episodes": 0}, "episodes is 0; expected a whole number, at least 1"),
         ({"trade_off": -1.0}, "setting gain_price is -1.0"),
     ],
 )

@@ -261,10 +261,23 @@ class Certificate:
         return f"<Certificate {_headline(self)} · {sum(1 for _ in self.nodes())} nodes · {self.digest[:12]}>"
 
 
+def bound_text(value: float, digits: int = 9, *, upper: bool = True) -> str:
+    """Return a proved bound in so many digits, rounded away from the claim: what is printed follows from the proof.
+
+    Examples
+    --------
+    >>> bound_text(1.00001, 4), bound_text(1.99999, 4, upper=False), bound_text(2.0, 4)
+    ('1.001', '1.999', '2')
+    """
+    rounding = decimal.ROUND_CEILING if upper else decimal.ROUND_FLOOR
+    shown = decimal.Context(prec=digits, rounding=rounding, traps=[]).create_decimal_from_float(value)
+    return f"{float(shown):.{digits}g}"
+
+
 def statement(node: Certificate) -> str:
     """Return what a node claims in words: the property, its constant, the norm, and whether a box limits it.
 
-    The constant is rounded to nine digits, away from the claim: what is printed follows from what is proved.
+    The constant is rounded to nine digits, away from the claim.
 
     Examples
     --------
@@ -273,13 +286,11 @@ def statement(node: Certificate) -> str:
     >>> statement(Certificate("scaling", 1.0 / 3.0, 2, 2))
     'gain ≤ 0.333333334 (l2)'
     """
-    sign, rounding = ("≥", decimal.ROUND_FLOOR) if node.claim == "inverse" else ("≤", decimal.ROUND_CEILING)
-    digits = decimal.Context(prec=9, rounding=rounding, traps=[])
-    gain = float(digits.create_decimal_from_float(node.gain))
+    upper = node.claim != "inverse"
     where = "" if node.region is None else " on a box"
     kind = "gain" if node.claim == "lipschitz" else node.claim
     norm = node.norm if node.metric is None else "in the metric P"
-    return f"{kind} {sign} {gain:.9g} ({norm}){where}"
+    return f"{kind} {'≤' if upper else '≥'} {bound_text(node.gain, upper=upper)} ({norm}){where}"
 
 
 def _headline(node: Certificate) -> str:

@@ -138,7 +138,8 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
     with slope `lower` touches zero, as that of s/(s+1) does, a large finite number stands for it. `lower`
     itself: only the constant slope is certified. The certified slopes [lower, b] grow with b, so the set of b is
     an interval that starts at `lower`; for an unstable plant choose a stabilising `lower`.
-    `lower="symmetric"` asks for slopes [-b, b], hence b = 1/‖sys‖_∞.
+    `lower="symmetric"` asks for slopes [-b, b], hence b = 1/‖sys‖_∞. From `lower` = 0 on and "symmetric", 0 says that
+    there is no room, as `stability_radius` does: an unstable plant has none.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
     ------
     ValueError
         For bad plant data, a plant that is not square, a lower slope that is not finite, or where nothing is
-        certified because the constant slope `lower` (0 for "symmetric") does not provably stabilise the plant.
+        certified because the constant slope `lower` ≠ 0 does not provably stabilise the plant.
 
     Examples
     --------
@@ -195,7 +196,9 @@ def max_slope(sys: Any, lower: float | Literal["symmetric"] = 0.0) -> float:
 
 
 def _constant(plant: Realization, slope: float) -> float:
-    """Return a constant slope that is certified by itself; ValueError where nothing is."""
+    """Return a constant slope that is certified by itself, or 0, no room; ValueError where nothing is certified."""
+    if slope == 0.0:
+        return 0.0
     test = circle_criterion(plant, (slope, slope)).test
     if test.verdict is not Verdict.CERTIFIED:
         raise ValueError(

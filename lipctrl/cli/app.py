@@ -151,6 +151,7 @@ def verify(
     ] = False,
 ) -> None:
     """Re-prove a certificate from its stored numbers; exit 0 proved, 1 not proved, 2 bad input."""
+    from lipctrl.certificate import bound_text
     from lipctrl.certificate_reader import load_certificate
     from lipctrl.checker import check
 
@@ -166,7 +167,9 @@ def verify(
     _say(str(report))
     if report.ok:
         radius = (
-            "" if found.radius is None else f", incremental ball of radius {found.radius:.9g} about its gain"
+            ""
+            if found.radius is None
+            else f", incremental ball of radius {bound_text(found.radius)} about its gain"
         )
         _say(f"{path}: {found.in_features} inputs, {found.out_features} outputs, norm {found.norm}{radius}")
     raise typer.Exit(0 if report.ok else 1)

@@ -150,7 +150,7 @@ class LipschitzResNet(CertifiedModule):
         initial_factor: float | None = None,
     ) -> None:
         super().__init__(in_features, out_features)
-        if parametrization not in TRUNKS:
+        if not isinstance(parametrization, str) or parametrization not in TRUNKS:
             raise ValueError(f"parametrization is {parametrization!r}; expected one of {sorted(TRUNKS)}")
         self.lipschitz = positive_gain(lipschitz)
         self.width, self.depth = positive("width", width), positive("depth", depth)

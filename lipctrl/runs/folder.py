@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lipctrl.certificate import Certificate
+from lipctrl.certificate import Certificate, bound_text
 from lipctrl.certificate_reader import load_certificate
 from lipctrl.runs.files import (
     RunError,
@@ -131,8 +131,12 @@ class Run:
         lines = [f"run {self.path}: {self.config['algorithm']} on {self.env_id}, seed {self.config['seed']}"]
         if (self.path / "certificate.json").exists():
             certificate = self.certificate
-            radius = "" if certificate.radius is None else f", residual radius ≤ {certificate.radius:.6g}"
-            lines.append(f"  certified gain ≤ {certificate.gain:.6g}{radius}")
+            radius = (
+                ""
+                if certificate.radius is None
+                else f", residual radius ≤ {bound_text(certificate.radius, 6)}"
+            )
+            lines.append(f"  certified gain ≤ {bound_text(certificate.gain, 6)}{radius}")
         if (self.path / "evaluation.json").exists():
             e = self.evaluation
             error = "" if e["standard_error"] is None else f" ± {e['standard_error']:.3g}"

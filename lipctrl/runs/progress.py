@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from lipctrl.certificate import bound_text
+
 
 class Progress:
     """Shows what the last iteration measured; `enabled=None` shows it only on a terminal."""
@@ -68,9 +70,9 @@ class Progress:
         if shown is not None:
             words += [f"return {shown:.1f}", f"cost {-shown:.1f}"]
         if "certified_gain" in last:
-            words.append(f"gain ≤ {last['certified_gain']:.4g}")
+            words.append(f"gain ≤ {bound_text(last['certified_gain'], 4)}")
         if "certified_radius" in last:
-            words.append(f"radius ≤ {last['certified_radius']:.4g}")
+            words.append(f"radius ≤ {bound_text(last['certified_radius'], 4)}")
         if "steps_per_second" in last:
             words.append(f"{last['steps_per_second']:,.0f} steps/s")
         if self._saved is not None:

@@ -7,6 +7,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -34,19 +35,21 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            # NaN, what is no number included, lies in no interval.
+            size = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
             if isinstance(field.default, int):
                 fine, wanted = (
-                    isinstance(value, int) and 1 <= value < 2**31,
+                    isinstance(value, int) and 1 <= size < 2**31,
                     "a whole number from 1 to 2147483647",
                 )
             elif field.name == "discount":
-                fine, wanted = 0.0 <= value < 1.0, "a number in [0, 1)"
+                fine, wanted = 0.0 <= size < 1.0, "a number in [0, 1)"
             elif field.name in ("trace", "expert_share"):
-                fine, wanted = 0.0 <= value <= 1.0, "a number in [0, 1]"
+                fine, wanted = 0.0 <= size <= 1.0, "a number in [0, 1]"
             elif field.name.endswith(("rate", "clip")):
-                fine, wanted = 0.0 < value < math.inf, "a positive finite number"
+                fine, wanted = 0.0 < size < math.inf, "a positive finite number"
             else:
-                fine, wanted = 0.0 <= value < math.inf, "a finite number, not negative"
+                fine, wanted = 0.0 <= size < math.inf, "a finite number, not negative"
             if not fine:
                 raise ValueError(f"setting {field.name} is {value!r}; expected {wanted}")
 

@@ -393,3 +393,12 @@ def test_the_gradient_lowers_the_cost_of_lqr(cartpole):
         learner.iterate(i / 30)
     trained = evaluate(policy, cartpole, episodes=128, seed=3)
     assert trained.cost < 0.95 * lqr.cost
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"discount": "a"}, {"environments": True}, {"rate": None}, {"epochs": 1.5}, {"trace": 2.0}]
+)
+def test_settings_name_what_is_wrong(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"setting {name} is .*; expected a"):
+        PPOConfig(**wrong)

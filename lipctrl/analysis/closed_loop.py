@@ -168,8 +168,12 @@ def _size(system: Realization) -> str:
     inputs, outputs = (
         f" ({', '.join(names)})" if names else "" for names in (system.input_names, system.output_names)
     )
-    signals = f"{system.inputs} inputs{inputs}, {system.outputs} outputs{outputs}"
-    return f"{system.states} states, {signals}, {system.timebase}"
+    signals = f"{_count(system.inputs, 'input')}{inputs}, {_count(system.outputs, 'output')}{outputs}"
+    return f"{_count(system.states, 'state')}, {signals}, {system.timebase}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _ball_result(ball: IncrementalBall, test: BallTest) -> TestResult:

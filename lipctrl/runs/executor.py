@@ -8,9 +8,11 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lipctrl.runs.files import RunError
 from lipctrl.training.arguments import whole_number
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]
@@ -54,6 +56,8 @@ def run_jobs(
         For negative numbers, an address together with workers=0, or one where no cluster answers.
     ImportError
         When Ray is needed and not installed.
+    RunError
+        When Ray itself ends on this machine.
     """
     workers, max_retries = whole_number(workers, "workers"), whole_number(max_retries, "max_retries")
     if address is not None and not isinstance(address, str):
@@ -124,10 +128,23 @@ def _run_on_ray(
         slots = workers if address is None else max(1, int(ray.cluster_resources().get("CPU", 1)))
         # Retries are counted and reported here, not hidden inside Ray.
         remote = ray.remote(num_cpus=1, max_retries=0)(function)
-        yield from _schedule(ray, remote, jobs, slots, max_retries)
+        with _naming_the_end_of(ray):
+            yield from _schedule(ray, remote, jobs, slots, max_retries)
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _naming_the_end_of(ray: Any) -> Iterator[None]:
+    """Turn the end of Ray itself on this machine, which no retry survives, into a RunError."""
+    try:
+        yield
+    except (ray.exceptions.LocalRayletDiedError, ray.exceptions.RaySystemError) as error:
+        raise RunError(
+            f"Ray's own process on this machine ended ({type(error).__name__}), and the sweep with it. Finished runs "
+            "are kept: start it again into the same folder (--out), and it goes on with the others"
+        ) from error
 
 
 def _schedule(

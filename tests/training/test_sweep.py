@@ -428,3 +428,24 @@ def test_jobs_run_in_order_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = list(run_jobs(lambda job: {"twice": 2 * job["x"]}, {"a": {"x": 1}, "b": {"x": 2}}, workers=0))
     assert [(o.key, o.value) for o in outcomes] == [("a", {"twice": 2}), ("b", {"twice": 4})]
     assert all(o.error is None and o.attempts == 1 for o in outcomes)
+
+
+def test_the_end_of_ray_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def get(_: Any) -> Any:
+        raise ray.exceptions.LocalRayletDiedError
+
+    class Ray:
+        exceptions = ray.exceptions
+        wait = staticmethod(lambda running, num_returns: (running[:1], running[1:]))
+
+    monkeypatch.setattr(Ray, "get", staticmethod(get), raising=False)
+
+    class Remote:
+        remote = staticmethod(lambda job: "reference")
+
+    jobs: dict[str, dict[str, Any]] = {"a": {}, "b": {}}
+    told = "Finished runs are kept: start it again into the same folder"
+    with pytest.raises(RunError, match=told), executor._naming_the_end_of(Ray):
+        list(executor._schedule(Ray, Remote, jobs, 1, 2))
